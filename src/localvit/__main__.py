@@ -1,0 +1,8 @@
+"""``python -m localvit``."""
+
+import sys
+
+from localvit.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,187 @@
+"""The mechanism of LocalViT (arXiv 2104.05707, section 3): a feed-forward network whose tokens meet their neighbours.
+
+The feed-forward network of a transformer is two linear layers applied to every token alone: two 1x1 convolutions
+on the token grid. Between them LocalViT puts the depth-wise convolution that makes it an inverted residual block:
+
+    tokens -> grid -> expand 1x1 -> depth-wise k x k -> channel attention -> project 1x1 -> + input -> tokens
+
+Shape suffixes: B images, N = P + H * W tokens, P prefix tokens (class, distillation, registers), D channels of a
+token, E = expansion_ratio * D hidden channels, H x W the token grid.
+"""
+
+import math
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from timm.layers import EcaModule, SqueezeExcite, trunc_normal_
+from torch import Tensor, nn
+
+Activation = Literal["relu6", "hswish", "gelu", "silu"]
+ChannelAttention = Literal["none", "se", "eca", "ecah"]
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu6": nn.ReLU6,
+    "hswish": nn.Hardswish,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+}
+
+
+@dataclass(frozen=True)
+class LocalityConfig:
+    """What a locality feed-forward network is made of; the axes of the paper's ablations (sections 3.2 and 4).
+
+    Attributes:
+        expansion_ratio: gamma, hidden channels over token channels.
+        kernel_size: side of the depth-wise convolution, odd.
+        activation: after the expansion and after the depth-wise convolution.
+        channel_attention: after the depth-wise step: none, squeeze-and-excitation (se), efficient channel attention
+            with a sigmoid (eca) or with a hard sigmoid (ecah).
+        se_reduction: with se, hidden channels over the width of its bottleneck.
+        depthwise: whether the depth-wise step is there; without it the network sees one token at a time (control).
+        residual: whether the input is added to the output.
+
+    Raises:
+        ValueError: for a value outside of what its field allows.
+    """
+
+    expansion_ratio: float = 4.0
+    kernel_size: int = 3
+    activation: Activation = "hswish"
+    channel_attention: ChannelAttention = "none"
+    se_reduction: int = 4
+    depthwise: bool = True
+    residual: bool = True
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.expansion_ratio) and self.expansion_ratio > 0):
+            raise ValueError(f"expansion_ratio is {self.expansion_ratio}; it must be a positive number, such as 4")
+        if self.kernel_size < 1 or self.kernel_size % 2 == 0:
+            raise ValueError(
+                f"kernel_size is {self.kernel_size}; it must be odd (1, 3, 5, ...), so that a token sits in the middle"
+            )
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"activation is {self.activation!r}; it must be one of {', '.join(ACTIVATIONS)}")
+        if self.channel_attention not in get_args(ChannelAttention):
+            raise ValueError(
+                f"channel_attention is {self.channel_attention!r}; "
+                f"it must be one of {', '.join(get_args(ChannelAttention))}"
+            )
+        if self.se_reduction < 1:
+            raise ValueError(f"se_reduction is {self.se_reduction}; it must be a whole number of at least 1")
+
+    def hidden_channels(self, dim: int) -> int:
+        """Width E of the hidden grid for tokens of ``dim`` channels; ValueError where that leaves none."""
+        hidden = int(self.expansion_ratio * dim)
+        if hidden < 1:
+            raise ValueError(f"expansion_ratio {self.expansion_ratio} of dim {dim} leaves {hidden} hidden channels")
+        return hidden
+
+
+class LocalityFeedForward(nn.Module):
+    """The feed-forward network of a LocalViT block, its residual connection included.
+
+    It stands for norm, MLP and residual of a transformer block: no norm comes before it, batch norms are inside.
+
+    Args:
+        dim: channels D of a token.
+        config: what the network is made of.
+        num_prefix_tokens: tokens P in front of the grid, which pass through unchanged.
+
+    Raises:
+        ValueError: where ``config`` leaves a layer without channels at this ``dim``, or for a negative prefix.
+    """
+
+    def __init__(self, dim: int, config: LocalityConfig | None = None, *, num_prefix_tokens: int = 0) -> None:
+        super().__init__()
+        if num_prefix_tokens < 0:
+            raise ValueError(f"num_prefix_tokens is {num_prefix_tokens}; it must be 0 or more")
+        self.config = config = config or LocalityConfig()
+        self.num_prefix_tokens = num_prefix_tokens
+        hidden = config.hidden_channels(dim)
+        activation = ACTIVATIONS[config.activation]
+
+        self.expand = _conv_norm(dim, hidden, 1, activation=activation)
+        self.depthwise = (
+            _conv_norm(hidden, hidden, config.kernel_size, groups=hidden, activation=activation)
+            if config.depthwise
+            else nn.Identity()
+        )
+        self.channel_attention = _channel_attention(hidden, config)
+        self.project = _conv_norm(hidden, dim, 1)
+
+    def forward(self, x_BND: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Let each image token exchange information with its neighbours on the grid.
+
+        Args:
+            x_BND: tokens (B, P + H * W, D): prefix tokens, then the grid row by row.
+            grid: its height and width (H, W) in tokens.
+
+        Returns:
+            Tokens (B, P + H * W, D).
+
+        Raises:
+            ValueError: where the number of tokens is not P + H * W.
+        """
+        (height, width), prefix = grid, self.num_prefix_tokens
+        if x_BND.shape[1] != prefix + height * width:
+            raise ValueError(
+                f"got {x_BND.shape[1]} tokens; num_prefix_tokens={prefix} and a grid of {height} x {width} "
+                f"make {prefix + height * width}"
+            )
+        image_BDHW = x_BND[:, prefix:].unflatten(1, (height, width)).permute(0, 3, 1, 2)
+        out_BDHW = self.project(self.channel_attention(self.depthwise(self.expand(image_BDHW))))
+        if self.config.residual:
+            out_BDHW = image_BDHW + out_BDHW
+        out_BND = out_BDHW.permute(0, 2, 3, 1).flatten(1, 2)
+        return torch.cat([x_BND[:, :prefix], out_BND], dim=1) if prefix else out_BND
+
+
+def _conv_norm(
+    channels_in: int,
+    channels_out: int,
+    kernel_size: int,
+    *,
+    groups: int = 1,
+    activation: type[nn.Module] | None = None,
+) -> nn.Sequential:
+    """Convolution that keeps the grid, batch norm and, where given, activation."""
+    conv = nn.Conv2d(channels_in, channels_out, kernel_size, padding=kernel_size // 2, groups=groups, bias=False)
+    layers: OrderedDict[str, nn.Module] = OrderedDict(conv=conv, norm=nn.BatchNorm2d(channels_out))
+    if activation is not None:
+        layers["act"] = activation()
+    return nn.Sequential(layers)
+
+
+def _channel_attention(channels: int, config: LocalityConfig) -> nn.Module:
+    if config.channel_attention == "none":
+        return nn.Identity()
+    if config.channel_attention == "se":
+        return _squeeze_excite(channels, config.se_reduction)
+    gate = "sigmoid" if config.channel_attention == "eca" else "hard_sigmoid"
+    # The size is given, because timm's own choice never goes below 3 and the authors' does.
+    return EcaModule(kernel_size=eca_kernel_size(channels), gate_layer=gate)
+
+
+def _squeeze_excite(channels: int, reduction: int) -> SqueezeExcite:
+    width = channels // reduction
+    if width < 1:
+        raise ValueError(
+            f"se_reduction {reduction} of {channels} hidden channels leaves a bottleneck of width 0; "
+            f"it must be at most {channels}"
+        )
+    attention = SqueezeExcite(channels, rd_channels=width, gate_layer="hard_sigmoid")
+    # timm writes the two linear layers as 1x1 convolutions; they still start as the paper's linear layers do.
+    for layer in (attention.fc1, attention.fc2):
+        trunc_normal_(layer.weight, std=0.02)
+        assert layer.bias is not None
+        nn.init.zeros_(layer.bias)
+    return attention
+
+
+def eca_kernel_size(channels: int) -> int:
+    """Odd width of the 1-D convolution of ECA over ``channels`` channels (arXiv 1910.03151, equation 12)."""
+    size = int(abs(math.log2(channels) + 1) / 2)
+    return size if size % 2 else size + 1

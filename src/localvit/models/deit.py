@@ -1,0 +1,83 @@
+"""LocalViT-T and LocalViT-S: DeiT (arXiv 2012.12877) with locality in every layer.
+
+The released models have 4 and 8 attention heads where DeiT-T and DeiT-S have 3 and 6, so a comparison with timm's
+``deit_tiny_patch16_224`` mixes two changes. A controlled one gives both the same ``num_heads``.
+"""
+
+from functools import partial
+from typing import Any
+
+from timm.models import VisionTransformer, build_model_with_cfg, generate_default_cfgs, register_model
+from torch import nn
+
+from localvit.locality import LocalityConfig
+from localvit.localize import localize
+
+default_cfgs = generate_default_cfgs(
+    {
+        name: {
+            "num_classes": 1000,
+            "input_size": (3, 224, 224),
+            "fixed_input_size": True,
+            "crop_pct": 0.875,
+            "interpolation": "bicubic",
+            "first_conv": "patch_embed.proj",
+            "classifier": "head",
+            "license": "apache-2.0",
+        }
+        for name in (
+            "localvit_tiny_patch16_224",
+            "localvit_tiny_se4_patch16_224",
+            "localvit_tiny_relu6_mlp6_patch16_224",
+            "localvit_small_patch16_224",
+        )
+    }
+)
+
+
+def _localized_deit(locality: LocalityConfig, **model_args: Any) -> nn.Module:
+    return localize(VisionTransformer(**model_args), locality)
+
+
+def _create(variant: str, pretrained: bool, locality: LocalityConfig, **model_args: Any) -> nn.Module:
+    out_indices = model_args.pop("out_indices", 3)
+    model: nn.Module = build_model_with_cfg(
+        partial(_localized_deit, locality),
+        variant,
+        pretrained,
+        feature_cfg={"out_indices": out_indices, "feature_cls": "getter"},
+        **model_args,
+    )
+    return model
+
+
+_TINY = {"patch_size": 16, "embed_dim": 192, "depth": 12, "num_heads": 4}
+_SMALL = {"patch_size": 16, "embed_dim": 384, "depth": 12, "num_heads": 8}
+
+
+@register_model
+def localvit_tiny_patch16_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """LocalViT-T: h-swish and SE-192 (bottleneck of 4 channels), the paper's main model."""
+    locality = LocalityConfig(channel_attention="se", se_reduction=192)
+    return _create("localvit_tiny_patch16_224", pretrained, locality, **(_TINY | kwargs))
+
+
+@register_model
+def localvit_tiny_se4_patch16_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """LocalViT-T with SE-4 (bottleneck of 192 channels): the paper's most accurate tiny model."""
+    locality = LocalityConfig(channel_attention="se", se_reduction=4)
+    return _create("localvit_tiny_se4_patch16_224", pretrained, locality, **(_TINY | kwargs))
+
+
+@register_model
+def localvit_tiny_relu6_mlp6_patch16_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """LocalViT-T with ReLU6, expansion ratio 6 and no channel attention."""
+    locality = LocalityConfig(expansion_ratio=6, activation="relu6")
+    return _create("localvit_tiny_relu6_mlp6_patch16_224", pretrained, locality, **(_TINY | kwargs))
+
+
+@register_model
+def localvit_small_patch16_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """LocalViT-S: h-swish and SE-384 (bottleneck of 4 channels)."""
+    locality = LocalityConfig(channel_attention="se", se_reduction=384)
+    return _create("localvit_small_patch16_224", pretrained, locality, **(_SMALL | kwargs))

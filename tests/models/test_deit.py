@@ -1,0 +1,142 @@
+"""The DeiT family of LocalViT: sizes to the digit, timm's interface, compilation and export."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, resolve_model_data_config
+from timm.optim import param_groups_layer_decay
+from torch import nn
+
+import localvit
+from localvit.checkpoints import from_official
+from localvit.costs import count_macs, count_parameters
+
+OFFICIAL = json.loads((Path(__file__).parent / "official_state_dicts.json").read_text())
+OFFICIAL_NAME = {
+    "localvit_tiny_patch16_224": "localvit_tiny_mlp4_act3_r192",
+    "localvit_tiny_se4_patch16_224": "localvit_tiny_mlp4_act3_r4",
+    "localvit_tiny_relu6_mlp6_patch16_224": "localvit_tiny_mlp6_act1",
+    "localvit_small_patch16_224": "localvit_small_mlp4_act3_r384",
+    "deit_tiny_patch16_224": "deit_tiny_patch16_224",
+    "deit_small_patch16_224": "deit_small_patch16_224",
+}
+MODELS = [name for name in OFFICIAL_NAME if name.startswith("localvit")]
+# What the table of the paper's ablations lists for its body: DeiT-T with 4 heads.
+ABLATIONS = [
+    ({"depthwise": False, "activation": "relu6"}, 5_724_328, 1_250_144_256),
+    ({"depthwise": False, "activation": "relu6", "expansion_ratio": 6}, 7_503_016, 1_596_960_768),
+    ({"activation": "relu6"}, 5_825_704, 1_266_401_280),
+    ({"activation": "relu6", "expansion_ratio": 6}, 7_655_080, 1_621_346_304),
+    ({}, 5_825_704, 1_266_401_280),
+    ({"channel_attention": "eca"}, 5_825_764, 1_266_447_360),
+    ({"channel_attention": "se", "se_reduction": 192}, 5_908_696, 1_266_475_008),
+    ({"channel_attention": "se", "se_reduction": 96}, 5_982_472, 1_266_548_736),
+    ({"channel_attention": "se", "se_reduction": 48}, 6_130_024, 1_266_696_192),
+    ({"channel_attention": "se", "se_reduction": 4}, 9_376_168, 1_269_940_224),
+    ({"expansion_ratio": 1}, 3_081_640, 733_983_744),
+    ({"expansion_ratio": 2}, 3_996_328, 911_456_256),
+    ({"expansion_ratio": 3}, 4_911_016, 1_088_928_768),
+]
+
+
+def tiny(**arguments: Any) -> Any:
+    """LocalViT-T on small images, so that a test takes no time."""
+    return timm.create_model("localvit_tiny_patch16_224", **({"img_size": 64, "depth": 2} | arguments))
+
+
+@pytest.mark.parametrize("name", OFFICIAL_NAME)
+def test_parameters_and_macs_equal_the_authors(name: str) -> None:
+    model, official = timm.create_model(name), OFFICIAL[OFFICIAL_NAME[name]]
+    assert count_parameters(model) == official["parameters"]
+    assert count_macs(model, (3, 224, 224)) == official["macs"]
+
+
+@pytest.mark.parametrize(("config", "parameters", "macs"), ABLATIONS, ids=str)
+def test_costs_of_the_ablations_equal_the_table(config: dict[str, Any], parameters: int, macs: int) -> None:
+    body = timm.create_model("deit_tiny_patch16_224", num_heads=4)
+    model = localvit.localize(body, localvit.LocalityConfig(**config))
+    assert (count_parameters(model), count_macs(model, (3, 224, 224))) == (parameters, macs)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_full_size_models_consume_every_official_key(name: str) -> None:
+    model = timm.create_model(name)
+    official = {key: torch.empty(shape) for key, shape in OFFICIAL[OFFICIAL_NAME[name]]["state_dict"].items()}
+    converted = from_official(official, model)
+    assert {key: value.shape for key, value in converted.items()} == {
+        key: value.shape for key, value in model.state_dict().items()
+    }
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_timm_lists_and_creates_the_model(name: str) -> None:
+    assert name in timm.list_models("localvit*")
+    model: Any = timm.create_model(name, img_size=(64, 96), num_classes=7, in_chans=1, drop_path_rate=0.1).eval()
+    assert model(torch.randn(1, 1, 64, 96)).shape == (1, 7)
+    rates = [block.drop_path1.drop_prob for block in model.blocks[1:]]
+    assert rates == pytest.approx([0.1 * layer / 11 for layer in range(1, 12)])
+
+
+def test_evaluation_transform_is_the_papers() -> None:
+    data = resolve_model_data_config(timm.create_model("localvit_tiny_patch16_224"))
+    assert data["input_size"] == (3, 224, 224)
+    assert data["crop_pct"] == pytest.approx(224 / 256)
+    assert data["interpolation"] == "bicubic"
+    assert (data["mean"], data["std"]) == (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+
+
+def test_features_only_gives_feature_maps() -> None:
+    model = tiny(features_only=True, out_indices=[0, 1], img_size=(64, 96))
+    assert model.feature_info.channels() == [192, 192]
+    assert model.feature_info.reduction() == [16, 16]
+    assert [tuple(feature.shape) for feature in model(torch.randn(2, 3, 64, 96))] == [(2, 192, 4, 6)] * 2
+
+
+def test_classifier_can_be_replaced_and_removed() -> None:
+    model = tiny()
+    model.reset_classifier(3)
+    assert model(torch.randn(2, 3, 64, 64)).shape == (2, 3)
+    assert tiny(num_classes=0)(torch.randn(2, 3, 64, 64)).shape == (2, 192)
+    assert tiny(global_pool="avg")(torch.randn(2, 3, 64, 64)).shape == (2, 1000)
+
+
+def test_decay_by_layer_and_no_decay_know_the_locality_layers() -> None:
+    groups = param_groups_layer_decay(tiny(), weight_decay=0.05, layer_decay=0.5)
+    grouped = sum(parameter.numel() for group in groups for parameter in group["params"])
+    assert grouped == count_parameters(tiny())
+    assert tiny().no_weight_decay() >= {"pos_embed", "cls_token"}
+
+
+@pytest.mark.parametrize("size", [(64, 64), (32, 96), (80, 48)])
+def test_dynamic_image_sizes(size: tuple[int, int]) -> None:
+    assert tiny(dynamic_img_size=True).eval()(torch.randn(1, 3, *size)).shape == (1, 1000)
+
+
+def test_compiled_without_graph_breaks_it_agrees_with_eager() -> None:
+    model, images = timm.create_model("localvit_tiny_patch16_224").eval(), torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(model, fullgraph=True)(images), model(images), rtol=1e-4, atol=1e-4)
+
+
+def test_exported_with_a_dynamic_batch_it_agrees_with_eager() -> None:
+    model = timm.create_model("localvit_tiny_patch16_224").eval()
+    batch = torch.export.Dim("batch", min=1, max=64)
+    exported = torch.export.export(model, (torch.randn(2, 3, 224, 224),), dynamic_shapes=({0: batch},)).module()
+    for size in (1, 2, 5):
+        images = torch.randn(size, 3, 224, 224)
+        with torch.no_grad():
+            torch.testing.assert_close(exported(images), model(images), rtol=1e-4, atol=1e-4)
+
+
+def test_training_in_bf16_gives_every_parameter_a_finite_gradient() -> None:
+    model = tiny().train()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = nn.functional.cross_entropy(model(torch.randn(4, 3, 64, 64)), torch.arange(4))
+    loss.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
