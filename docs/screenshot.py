@@ -1,4 +1,4 @@
-"""Takes the picture of a report that the README shows.
+"""Takes the picture of a study's learning curves that the README shows.
 
     python docs/screenshot.py runs/rq1_depthwise/report.html docs/rq1_depthwise.png
 
@@ -13,7 +13,7 @@ from playwright.sync_api import sync_playwright
 
 
 def main() -> None:
-    """Open the page, keep what fits above its second chart, and save that."""
+    """Open the page and save its learning curves."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("report", type=Path)
     parser.add_argument("picture", type=Path)
@@ -22,12 +22,8 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 900, "height": 900}, device_scale_factor=1.5, color_scheme="light")
         page.goto(arguments.report.resolve().as_uri())
-        page.wait_for_selector("#accuracy-against-macs .main-svg")
-        below = page.locator("h2", has_text="Accuracy against cost").bounding_box()
-        assert below is not None
-        page.screenshot(
-            path=arguments.picture, full_page=True, clip={"x": 0, "y": 0, "width": 900, "height": below["y"] - 16}
-        )
+        page.wait_for_selector("#learning-curves .main-svg")
+        page.locator("#learning-curves").screenshot(path=arguments.picture)
         browser.close()
 
 

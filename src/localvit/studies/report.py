@@ -72,12 +72,13 @@ def answer(study: StudyConfig, summaries: list[VariantSummary]) -> list[str]:
     """What came out, in sentences: the best variant, and what the depth-wise convolution alone adds."""
     baseline = next(summary for summary in summaries if summary.name == study.baseline)
     best = max(summaries, key=lambda summary: summary.accuracy.mean)
+    percent = {summary.name: f"{summary.accuracy.mean:.2f}\N{NO-BREAK SPACE}%" for summary in (baseline, best)}
     if best is baseline:
-        headline = f"No variant beats {baseline.name}, which reaches {baseline.accuracy.mean:.2f} %."
+        headline = f"No variant beats {baseline.name}, which reaches {percent[baseline.name]}."
     else:
         headline = (
-            f"The best variant, {best.name}, reaches {best.accuracy.mean:.2f} % where {baseline.name} reaches "
-            f"{baseline.accuracy.mean:.2f} %: {best.gain.sentence()}, for "
+            f"The best variant, {best.name}, reaches {percent[best.name]} where {baseline.name} reaches "
+            f"{percent[baseline.name]}: {best.gain.sentence()}, for "
             f"{best.parameters / baseline.parameters - 1:+.1%} parameters and {best.macs / baseline.macs - 1:+.1%} "
             "multiply-accumulates."
         )
