@@ -4,8 +4,18 @@ Importing the package registers its models with timm: ``timm.create_model("local
 """
 
 from localvit import models
-from localvit.checkpoints import load_checkpoint
+from localvit.checkpoints import load_checkpoint, save_checkpoint
+from localvit.layouts import TokenLayout, register_layout
 from localvit.locality import LocalityConfig, LocalityFeedForward
 from localvit.localize import localize
 
-__all__ = ["LocalityConfig", "LocalityFeedForward", "load_checkpoint", "localize", "models"]
+__all__ = [
+    "LocalityConfig",
+    "LocalityFeedForward",
+    "TokenLayout",
+    "load_checkpoint",
+    "localize",
+    "models",
+    "register_layout",
+    "save_checkpoint",
+]

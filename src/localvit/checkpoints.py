@@ -1,27 +1,48 @@
-"""Reads checkpoints without running code from them, and the authors' keys as one table.
+"""Reads checkpoints without running code from them, and writes them with what was localized.
 
 The released files are pickles. A pickle can name any function of any installed package and have it called, so these
 are read by torch's restricted unpickler, which builds tensors and plain containers and refuses the rest.
 """
 
 import argparse
+import json
 import pickle
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from localvit.locality import LocalityFeedForward
+from localvit.files import replacing
+from localvit.locality import LocalityConfig
+from localvit.localize import Localization, localizations, localize
+from localvit.official_keys import from_official
 
 _SHOWN = 10
+_METADATA = "localvit"
+
+
+def save_checkpoint(model: nn.Module, path: str | Path) -> None:
+    """Write the weights of ``model`` as safetensors, and beside them how it was localized.
+
+    The file takes the place of an older one only when it is whole.
+    """
+    tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    metadata = {"format": "pt", _METADATA: json.dumps([asdict(call) for call in localizations(model)])}
+    with replacing(Path(path)) as file:
+        file.write(safetensors.torch.save(tensors, metadata))
 
 
 def load_checkpoint(model: nn.Module, path: str | Path) -> None:
     """Load a checkpoint of the authors or of this project into ``model``, every key of it and of the model.
+
+    A file of :func:`save_checkpoint` knows how its model was localized: a model that is not yet becomes it, and one
+    that is localized otherwise is refused, also where the tensors would fit, as they do for another activation.
 
     Args:
         model: a model of the same architecture, with as many classes and as large an image.
@@ -33,9 +54,37 @@ def load_checkpoint(model: nn.Module, path: str | Path) -> None:
         ValueError: for a file that holds no state dict or that asks to run code, and for a state dict that does not
             fit the model; the message lists the keys and shapes that differ.
     """
-    state_dict = from_official(read_state_dict(path), model)
+    state_dict = read_state_dict(path)
+    _localize_as_saved(model, Path(path))
+    state_dict = from_official(state_dict, model)
     _require_fit(state_dict, model, path)
     model.load_state_dict(state_dict)
+
+
+def _localize_as_saved(model: nn.Module, path: Path) -> None:
+    saved = read_localizations(path)
+    if saved is None or saved == localizations(model):
+        return
+    if localizations(model):
+        raise ValueError(
+            f"{path} was saved from a model localized as {saved}, and this one is localized as {localizations(model)}; "
+            "load it into a model that is not localized, or localized the same way"
+        )
+    for call in saved:
+        localize(model, call.config, layers=call.layers, mode=call.mode)
+
+
+def read_localizations(path: str | Path) -> list[Localization] | None:
+    """How the model of a file of :func:`save_checkpoint` was localized; None for other files."""
+    if _is_pickle(Path(path)):
+        return None
+    with safetensors.safe_open(path, "pt") as file:
+        text = (file.metadata() or {}).get(_METADATA)
+    if text is None:
+        return None
+    return [
+        Localization(LocalityConfig(**call["config"]), tuple(call["layers"]), call["mode"]) for call in json.loads(text)
+    ]
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
@@ -57,57 +106,6 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
             "or a dict with one under 'model' or 'state_dict'"
         )
     return dict(content)
-
-
-def from_official(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Rename the authors' keys to this project's; keys that are not theirs stay as they are.
-
-    Args:
-        state_dict: tensors by the authors' keys or ours.
-        model: the model they are for, whose blocks say which of the authors' numbered layers is which.
-    """
-    names = official_prefixes(model)
-    converted = {}
-    for key, value in state_dict.items():
-        # Longest first: "conv.conv.1" is a prefix of "conv.conv.10" as text only, and the dot ends it.
-        prefix = next((p for p in names if key.startswith(p + ".")), None)
-        if prefix is not None:
-            key = names[prefix] + key.removeprefix(prefix)
-            # The bottleneck of SE is linear layers in theirs and 1x1 convolutions in timm's: one more pair of axes.
-            if ".channel_attention.fc" in key and value.ndim == 2:
-                value = value[:, :, None, None]
-        converted[key] = value
-    return converted
-
-
-def official_prefixes(model: nn.Module) -> dict[str, str]:
-    """The authors' prefix of every layer of the locality blocks in ``model``, with ours: the table of the mechanism.
-
-    In their files a block's feed-forward network is ``conv.conv``, a sequence whose numbers depend on which of the
-    optional steps are there.
-    """
-    table: dict[str, str] = {}
-    for name, module in model.named_modules():
-        if not isinstance(module, LocalityFeedForward):
-            continue
-        theirs = name.removesuffix("locality") + "conv.conv"
-        table |= {f"{theirs}.0": f"{name}.expand.conv", f"{theirs}.1": f"{name}.expand.norm"}
-        position = 3
-        if module.config.depthwise:
-            table[f"{theirs}.{position}"] = f"{name}.depthwise.conv"
-            table[f"{theirs}.{position + 1}"] = f"{name}.depthwise.norm"
-            position += 3
-        attention = module.config.channel_attention
-        if attention != "none":
-            if attention == "se":
-                table[f"{theirs}.{position}.fc.0"] = f"{name}.channel_attention.fc1"
-                table[f"{theirs}.{position}.fc.2"] = f"{name}.channel_attention.fc2"
-            else:
-                table[f"{theirs}.{position}.conv"] = f"{name}.channel_attention.conv"
-            position += 1
-        table[f"{theirs}.{position}"] = f"{name}.project.conv"
-        table[f"{theirs}.{position + 1}"] = f"{name}.project.norm"
-    return table
 
 
 def _is_pickle(path: Path) -> bool:

@@ -11,6 +11,7 @@ token, E = expansion_ratio * D hidden channels, H x W the token grid.
 
 import math
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -125,18 +126,67 @@ class LocalityFeedForward(nn.Module):
         Raises:
             ValueError: where the number of tokens is not P + H * W.
         """
-        (height, width), prefix = grid, self.num_prefix_tokens
-        if x_BND.shape[1] != prefix + height * width:
-            raise ValueError(
-                f"got {x_BND.shape[1]} tokens; num_prefix_tokens={prefix} and a grid of {height} x {width} "
-                f"make {prefix + height * width}"
-            )
-        image_BDHW = x_BND[:, prefix:].unflatten(1, (height, width)).permute(0, 3, 1, 2)
-        out_BDHW = self.project(self.channel_attention(self.depthwise(self.expand(image_BDHW))))
+        prefix = self.num_prefix_tokens
+        out_BMD = self.branch(x_BND, grid)
         if self.config.residual:
-            out_BDHW = image_BDHW + out_BDHW
-        out_BND = out_BDHW.permute(0, 2, 3, 1).flatten(1, 2)
-        return torch.cat([x_BND[:, :prefix], out_BND], dim=1) if prefix else out_BND
+            out_BMD = x_BND[:, prefix:] + out_BMD
+        return torch.cat([x_BND[:, :prefix], out_BMD], dim=1) if prefix else out_BMD
+
+    def branch(self, x_BND: Tensor, grid: tuple[int, int]) -> Tensor:
+        """What the network adds to the image tokens (B, H * W, D); arguments and errors as for ``forward``."""
+        return on_grid(self._on_grid, x_BND, grid, self.num_prefix_tokens)
+
+    def _on_grid(self, image_BDHW: Tensor) -> Tensor:
+        out_BDHW: Tensor = self.project(self.channel_attention(self.depthwise(self.expand(image_BDHW))))
+        return out_BDHW
+
+
+class HiddenLocality(nn.Module):
+    """A depth-wise convolution for the hidden tokens of an MLP that has already learned something.
+
+    It adds ``attention(convolution(x))`` to its input. The convolution starts at zero, so the MLP gives exactly what it
+    gave before, and training can only move away from that. There is no norm and no activation of its own.
+
+    Args:
+        hidden: channels E of the hidden tokens.
+        config: kernel size and channel attention; expansion and activation are those of the MLP.
+        num_prefix_tokens: tokens P in front of the grid, which pass through unchanged.
+    """
+
+    def __init__(self, hidden: int, config: LocalityConfig, *, num_prefix_tokens: int = 0) -> None:
+        super().__init__()
+        self.num_prefix_tokens = num_prefix_tokens
+        size = config.kernel_size
+        self.depthwise = nn.Conv2d(hidden, hidden, size, padding=size // 2, groups=hidden, bias=False)
+        nn.init.zeros_(self.depthwise.weight)
+        self.channel_attention = _channel_attention(hidden, config)
+
+    def forward(self, x_BNE: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Hidden tokens (B, P + H * W, E) to the same; ValueError where they do not fill a grid of (H, W)."""
+        prefix = self.num_prefix_tokens
+        out_BME = x_BNE[:, prefix:] + on_grid(self._on_grid, x_BNE, grid, prefix)
+        return torch.cat([x_BNE[:, :prefix], out_BME], dim=1) if prefix else out_BME
+
+    def _on_grid(self, image_BEHW: Tensor) -> Tensor:
+        out_BEHW: Tensor = self.channel_attention(self.depthwise(image_BEHW))
+        return out_BEHW
+
+
+def on_grid(
+    function: Callable[[Tensor], Tensor], x_BND: Tensor, grid: tuple[int, int], num_prefix_tokens: int
+) -> Tensor:
+    """Apply ``function`` to the image tokens as a feature map (B, D, H, W), and give them back as (B, H * W, D).
+
+    The map is a view of the tokens: they are channels-last already.
+    """
+    height, width = grid
+    if x_BND.shape[1] != num_prefix_tokens + height * width:
+        raise ValueError(
+            f"got {x_BND.shape[1]} tokens; num_prefix_tokens={num_prefix_tokens} and a grid of {height} x {width} "
+            f"make {num_prefix_tokens + height * width}"
+        )
+    image_BDHW = x_BND[:, num_prefix_tokens:].unflatten(1, (height, width)).permute(0, 3, 1, 2)
+    return function(image_BDHW).permute(0, 2, 3, 1).flatten(1, 2)
 
 
 def _conv_norm(

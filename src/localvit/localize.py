@@ -1,23 +1,37 @@
-"""Puts the locality mechanism into a vision transformer: which layers get it, and where their token grid is.
+"""Puts the locality mechanism into a vision transformer: which layers get it, and in place of what.
 
-A block is told its token grid as an argument, from the image at hand. Kept as an attribute instead, the grid of one
-image size would be wrong for another that runs forward before the first runs backward under gradient checkpointing.
+The model keeps its own code. In a localized layer the MLP is exchanged or extended; the token grid comes from where
+``layouts.py`` says it can be read.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from timm.models import VisionTransformer, checkpoint
-
-# Private to timm and without a public name: how forward_intermediates reads its ``indices``.
-from timm.models._features import feature_take_indices
-from timm.models.deit import VisionTransformerDistilled
-from timm.models.vision_transformer import Block
+import torch
+from timm.layers import DropPath
 from torch import Tensor, nn
 
-from localvit.locality import LocalityConfig, LocalityFeedForward
+from localvit.layouts import TokenGrid, TokenLayout, layout_of
+from localvit.locality import HiddenLocality, LocalityConfig, LocalityFeedForward
 
 Layers = Literal["all", "low", "middle", "high"] | Sequence[int]
+Mode = Literal["replace", "residual"]
+
+
+@dataclass(frozen=True)
+class Localization:
+    """One call of :func:`localize`, as the model remembers it and its files carry it.
+
+    Attributes:
+        config: the mechanism.
+        layers: indices of the layers that got it.
+        mode: in place of the MLP branch, or added to it.
+    """
+
+    config: LocalityConfig
+    layers: tuple[int, ...]
+    mode: Mode
 
 
 def select_layers(layers: Layers, depth: int) -> tuple[int, ...]:
@@ -49,165 +63,178 @@ def select_layers(layers: Layers, depth: int) -> tuple[int, ...]:
     return selected
 
 
-def localize(model: nn.Module, config: LocalityConfig | None = None, *, layers: Layers = "all") -> nn.Module:
-    """Replace norm and MLP of the chosen layers by a freshly initialised locality feed-forward network.
+def localize(
+    model: nn.Module, config: LocalityConfig | None = None, *, layers: Layers = "all", mode: Mode = "replace"
+) -> nn.Module:
+    """Put locality into the chosen layers of a transformer.
 
-    Everything else of the model, its weights included, stays as it is. In the chosen layers the stochastic depth and
-    the layer scale of the MLP branch go with it, as in the paper's models; those of the attention branch stay.
+    With ``mode="replace"``, the paper's, the MLP branch of a layer becomes a freshly initialised locality feed-forward
+    network; its norm, layer scale and stochastic depth go with it, those of the attention branch stay. With
+    ``mode="residual"``, for pretrained models, all of the branch stays, and a depth-wise convolution that starts at
+    zero is added to the hidden tokens of its MLP: the localized model gives exactly what the original gave.
 
     Args:
-        model: a ``VisionTransformer`` of timm, which is changed in place.
-        config: the mechanism; the default is a 3x3 depth-wise convolution with h-swish at expansion ratio 4.
+        model: a transformer of a family in ``docs/families.md``, which is changed in place.
+        config: the mechanism; the default is a 3x3 depth-wise convolution with h-swish at expansion ratio 4. In
+            residual mode expansion and activation are the MLP's own.
         layers: which layers, as for :func:`select_layers`. A second call may localize others, another way.
+        mode: ``"replace"`` or ``"residual"``.
 
     Returns:
         The model, with timm's interface unchanged.
 
     Raises:
-        ValueError: for a model without such blocks, layers that are not there, or already localized ones.
+        ValueError: for a model without such layers, layers that are not there or are localized already, or a
+            mechanism that cannot be built for them.
     """
-    if type(model) in _LOCALIZED:
-        localized_class = _LOCALIZED[type(model)]
-    elif isinstance(model, _TellsBlocksTheGrid):
-        localized_class = type(model)
-    else:
-        raise ValueError(
-            f"cannot localize a {type(model).__name__}; "
-            f"it must be one of timm's {', '.join(known.__name__ for known in _LOCALIZED)}"
-        )
-    assert isinstance(model, VisionTransformer)
-    if not isinstance(model.patch_drop, nn.Identity):
+    config = config or LocalityConfig()
+    if mode not in ("replace", "residual"):
+        raise ValueError(f"mode is {mode!r}; it must be replace or residual")
+    if not config.residual:
+        raise ValueError("residual is False; the blocks of a transformer add the input themselves, so it must be True")
+    if mode == "residual" and not config.depthwise:
+        raise ValueError("depthwise is False; mode='residual' adds the depth-wise convolution and nothing else")
+    layout = layout_of(model)
+    if not isinstance(getattr(model, "patch_drop", None), nn.Identity | None):
         raise ValueError("cannot localize a model with patch_drop_rate > 0: dropped patches leave holes in the grid")
 
-    blocks = {index: model.blocks[index] for index in select_layers(layers, len(model.blocks))}
-    for index, block in blocks.items():
-        if isinstance(block, LocalityBlock):
-            raise ValueError(f"layer {index} is already localized; each layer can be localized once")
-        if type(block) is not Block:
-            raise ValueError(
-                f"layer {index} is a {type(block).__name__}; only timm's pre-norm Block, attention then MLP, "
-                "can be localized"
-            )
-    prefix = model.num_prefix_tokens
-    localities = {index: LocalityFeedForward(model.embed_dim, config, num_prefix_tokens=prefix) for index in blocks}
-    for index, locality in localities.items():
-        model.blocks[index] = LocalityBlock(model.blocks[index], locality)
-    # In place, as torch's fully_shard and parametrize do it: what holds the model keeps holding the localized one.
-    model.__class__ = localized_class
+    blocks = list(layout.blocks(model))
+    indices = select_layers(layers, len(blocks))
+    selected = [blocks[index] for index in indices]
+    for index, block in zip(indices, selected, strict=True):
+        _require_localizable(block, index, layout)
+    build = _replacement if mode == "replace" else _addition
+    # All are built before the first is placed, so that what cannot be built leaves the model as it was.
+    localities = [
+        build(getattr(block, layout.mlp), config, layout.num_prefix_tokens(model, block)) for block in selected
+    ]
+    grids = layout.watch(model, selected)
+    for block, locality, grid in zip(selected, localities, grids, strict=True):
+        parameter = next(block.parameters())
+        locality.to(device=parameter.device, dtype=parameter.dtype).train(block.training)
+        if isinstance(locality, LocalityFeedForward):
+            setattr(block, layout.mlp, LocalityMlp(locality, grid))
+            _clear_branch(block, layout)
+        else:
+            _add_to_mlp(getattr(block, layout.mlp), locality, grid)
+    model.localizations = [*localizations(model), Localization(config, indices, mode)]  # type: ignore[assignment]
     return model
 
 
-class LocalityBlock(nn.Module):
-    """A transformer block whose second half is a locality feed-forward network.
+def localizations(model: nn.Module) -> list[Localization]:
+    """The calls of :func:`localize` that made ``model`` what it is."""
+    return list(getattr(model, "localizations", []))
+
+
+class LocalityMlp(nn.Module):
+    """A locality feed-forward network in the place of a block's MLP; the block adds the input.
 
     Args:
-        block: the block whose attention half is taken over, weights included.
-        locality: the feed-forward half.
+        locality: the network.
+        token_grid: where the grid of the tokens is told.
     """
 
-    def __init__(self, block: nn.Module, locality: LocalityFeedForward) -> None:
+    def __init__(self, locality: LocalityFeedForward, token_grid: TokenGrid) -> None:
         super().__init__()
-        assert isinstance(block, Block)
-        self.norm1 = block.norm1
-        self.attn = block.attn
-        self.ls1 = block.ls1
-        self.drop_path1 = block.drop_path1
         self.locality = locality
-        self.train(block.training)
-        parameter = next(block.parameters())
-        self.locality.to(device=parameter.device, dtype=parameter.dtype)
+        self.token_grid = token_grid
 
-    def forward(self, x_BND: Tensor, grid: tuple[int, int], **mask: Any) -> Tensor:
-        """Tokens (B, P + H * W, D) to tokens of the same shape, on a grid of (H, W); ``mask`` is for attention."""
-        x_BND = x_BND + self.drop_path1(self.ls1(self.attn(self.norm1(x_BND), **mask)))
-        out_BND: Tensor = self.locality(x_BND, grid)
-        return out_BND
+    def forward(self, x: Tensor, *grid: Any) -> Tensor:
+        """Tokens (B, N, D) or a map (B, H, W, D) to what is added to them; prefix tokens get nothing."""
+        return _on_tokens(self._branch, x, self.token_grid)
+
+    def _branch(self, x_BND: Tensor, grid: tuple[int, int]) -> Tensor:
+        prefix = self.locality.num_prefix_tokens
+        branch_BMD = self.locality.branch(x_BND, grid)
+        return torch.cat([torch.zeros_like(x_BND[:, :prefix]), branch_BMD], dim=1) if prefix else branch_BMD
 
 
-class _TellsBlocksTheGrid(VisionTransformer):
-    """timm's forward passes over the blocks, written so that localized blocks receive the token grid.
+class LocalityBeforeProjection:
+    """Forward pre-hook of an MLP's last layer: its hidden tokens exchange information first.
 
-    ``_pos_embed`` is private to timm, which has no public name for the step between patches and blocks; the parity
-    and interface tests fail where it changes.
+    A hook, because the layer then keeps its name and the model the keys of its state dict.
+
+    Args:
+        locality: the mechanism, a module of the same MLP.
+        token_grid: where the grid of the tokens is told.
     """
 
-    def _run_blocks(
-        self,
-        image_BCHW: Tensor,
-        *,
-        take: Collection[int] = (),
-        depth: int | None = None,
-        attn_mask: Tensor | None = None,
-        is_causal: bool = False,
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Tokens (B, N, D) after the first ``depth`` blocks, and those after each block in ``take``."""
-        grid = self.patch_embed.dynamic_feat_size(image_BCHW.shape[-2:])
-        mask = {} if attn_mask is None and not is_causal else {"attn_mask": attn_mask, "is_causal": is_causal}
-        x_BND = self.norm_pre(self._pos_embed(self.patch_embed(image_BCHW)))
-        taken = []
-        for index, block in enumerate(self.blocks[:depth]):
-            args = (x_BND, grid) if isinstance(block, LocalityBlock) else (x_BND,)
-            # As in timm, a mask rules checkpointing out.
-            x_BND = checkpoint(block, *args) if self.grad_checkpointing and not mask else block(*args, **mask)
-            if index in take:
-                taken.append(x_BND)
-        return x_BND, taken
+    def __init__(self, locality: HiddenLocality, token_grid: TokenGrid) -> None:
+        self.locality = locality
+        self.token_grid = token_grid
 
-    def forward_features(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-        """Images (B, C, height, width) to normalised tokens (B, P + H * W, D)."""
-        x_BND, _ = self._run_blocks(x, attn_mask=attn_mask, is_causal=is_causal)
-        normed_BND: Tensor = self.norm(x_BND)
-        return normed_BND
-
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        return_prefix_tokens: bool = False,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-        output_dict: bool = False,
-        attn_mask: Tensor | None = None,
-        is_causal: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]] | dict[str, Any]:
-        """As timm's: the tokens after the chosen blocks, as feature maps (NCHW) or sequences (NLC)."""
-        if output_fmt not in ("NCHW", "NLC"):
-            raise ValueError(f"output_fmt is {output_fmt!r}; it must be NCHW or NLC")
-        take, last = feature_take_indices(len(self.blocks), indices)
-        depth = last + 1 if stop_early else None
-        x_BND, taken = self._run_blocks(x, take=take, depth=depth, attn_mask=attn_mask, is_causal=is_causal)
-        if norm:
-            taken = [self.norm(y_BND) for y_BND in taken]
-
-        prefix = [y_BND[:, : self.num_prefix_tokens] for y_BND in taken]
-        spatial = [y_BND[:, self.num_prefix_tokens :] for y_BND in taken]
-        if output_fmt == "NCHW":
-            grid = self.patch_embed.dynamic_feat_size(x.shape[-2:])
-            spatial = [y_BND.unflatten(1, grid).permute(0, 3, 1, 2).contiguous() for y_BND in spatial]
-
-        with_prefix = return_prefix_tokens and self.num_prefix_tokens > 0
-        if output_dict:
-            result: dict[str, Any] = {"image_intermediates": spatial}
-            if with_prefix:
-                result["image_intermediates_prefix"] = prefix
-            if not intermediates_only:
-                result["image_features"] = self.norm(x_BND)
-            return result
-        intermediates: list[Any] = list(zip(spatial, prefix, strict=True)) if with_prefix else spatial
-        return intermediates if intermediates_only else (self.norm(x_BND), intermediates)
+    def __call__(self, layer: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Exchange the layer's input."""
+        return (_on_tokens(self.locality, args[0], self.token_grid), *args[1:])
 
 
-class LocalVisionTransformer(_TellsBlocksTheGrid):
-    """A ``VisionTransformer`` of timm with localized layers."""
+def _on_tokens(function: Any, x: Tensor, token_grid: TokenGrid) -> Tensor:
+    """Call ``function(tokens, grid)`` for tokens in row order, whether they come so, as a map, or in another order."""
+    if x.ndim == 4:
+        height, width = x.shape[1:3]
+        out_BHWD: Tensor = function(x.flatten(1, 2), (height, width)).unflatten(1, (height, width))
+        return out_BHWD
+    if token_grid.order is None:
+        out_BND: Tensor = function(x, token_grid())
+        return out_BND
+    order = token_grid.order.to(x.device)
+    ordered_BND: Tensor = function(x[:, order], token_grid())
+    return ordered_BND[:, torch.argsort(order)]
 
 
-class LocalVisionTransformerDistilled(_TellsBlocksTheGrid, VisionTransformerDistilled):
-    """A ``VisionTransformerDistilled`` of timm (class and distillation token) with localized layers."""
+def _require_localizable(block: nn.Module, index: int, layout: TokenLayout) -> None:
+    mlp = getattr(block, layout.mlp, None)
+    if isinstance(mlp, LocalityMlp) or isinstance(getattr(mlp, "locality", None), HiddenLocality):
+        raise ValueError(f"layer {index} is already localized; each layer can be localized once")
+    if mlp is None or not isinstance(getattr(mlp, "fc2", None), nn.Linear):
+        raise ValueError(
+            f"layer {index} is a {type(block).__name__} without an MLP that ends in a linear layer fc2; "
+            "there is nothing to localize in it"
+        )
 
 
-_LOCALIZED: dict[type[nn.Module], type[_TellsBlocksTheGrid]] = {
-    VisionTransformer: LocalVisionTransformer,
-    VisionTransformerDistilled: LocalVisionTransformerDistilled,
-}
+def _replacement(mlp: nn.Module, config: LocalityConfig, prefix: int) -> LocalityFeedForward:
+    first = next(module for module in mlp.modules() if isinstance(module, nn.Linear))
+    last = mlp.get_submodule("fc2")
+    assert isinstance(last, nn.Linear)
+    if first.in_features != last.out_features:
+        raise ValueError(
+            f"an MLP from {first.in_features} to {last.out_features} channels cannot be replaced by a block that "
+            "adds its input; choose other layers, or mode='residual'"
+        )
+    return LocalityFeedForward(first.in_features, config, num_prefix_tokens=prefix)
+
+
+def _addition(mlp: nn.Module, config: LocalityConfig, prefix: int) -> HiddenLocality:
+    last = mlp.get_submodule("fc2")
+    assert isinstance(last, nn.Linear)
+    return HiddenLocality(last.in_features, config, num_prefix_tokens=prefix)
+
+
+def _add_to_mlp(mlp: nn.Module, locality: HiddenLocality, grid: TokenGrid) -> None:
+    mlp.add_module("locality", locality)
+    mlp.get_submodule("fc2").register_forward_pre_hook(LocalityBeforeProjection(locality, grid))
+
+
+def _clear_branch(block: nn.Module, layout: TokenLayout) -> None:
+    """Take norm, layer scale and stochastic depth from a block's MLP branch."""
+    setattr(block, layout.norm, nn.Identity())
+    for name in layout.scale:
+        scale = getattr(block, name, None)
+        if isinstance(scale, nn.Parameter):
+            delattr(block, name)
+            block.register_buffer(name, torch.ones_like(scale.data), persistent=False)
+        elif isinstance(scale, nn.Module):
+            setattr(block, name, nn.Identity())
+    drop_path = getattr(block, layout.drop_path, None)
+    if isinstance(drop_path, DropPath) and layout.shares_drop_path:
+        for name in layout.shares_drop_path:
+            module = block.get_submodule(name)
+            module.add_module("drop_path", DropPath(drop_path.drop_prob, drop_path.scale_by_keep))
+            module.register_forward_hook(_drop_output)
+    setattr(block, layout.drop_path, nn.Identity())
+
+
+def _drop_output(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    dropped: Tensor = module.get_submodule("drop_path")(output)
+    return dropped

@@ -12,8 +12,8 @@ from timm.optim import param_groups_layer_decay
 from torch import nn
 
 import localvit
-from localvit.checkpoints import from_official
 from localvit.costs import count_macs, count_parameters
+from localvit.official_keys import from_official
 
 OFFICIAL = json.loads((Path(__file__).parent / "official_state_dicts.json").read_text())
 OFFICIAL_NAME = {

@@ -4,55 +4,38 @@ The released models have 4 and 8 attention heads where DeiT-T and DeiT-S have 3 
 ``deit_tiny_patch16_224`` mixes two changes. A controlled one gives both the same ``num_heads``.
 """
 
-from functools import partial
 from typing import Any
 
-from timm.models import VisionTransformer, build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import VisionTransformer, generate_default_cfgs, register_model
+from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import nn
 
 from localvit.locality import LocalityConfig
-from localvit.localize import localize
+from localvit.models.build import RELEASE, build, pretrained_config
 
+_KEYS = {"first_conv": "patch_embed.proj", "classifier": "head"}
 default_cfgs = generate_default_cfgs(
     {
-        name: {
-            "num_classes": 1000,
-            "input_size": (3, 224, 224),
-            "fixed_input_size": True,
-            "crop_pct": 0.875,
-            "interpolation": "bicubic",
-            "first_conv": "patch_embed.proj",
-            "classifier": "head",
-            "license": "apache-2.0",
-        }
-        for name in (
-            "localvit_tiny_patch16_224",
-            "localvit_tiny_se4_patch16_224",
-            "localvit_tiny_relu6_mlp6_patch16_224",
-            "localvit_small_patch16_224",
-        )
+        "localvit_tiny_patch16_224.in1k": pretrained_config(url=f"{RELEASE}/localvit_t.pth", **_KEYS),
+        "localvit_tiny_se4_patch16_224.in1k": pretrained_config(url=f"{RELEASE}/localvit_t_se4.pth", **_KEYS),
+        "localvit_tiny_relu6_mlp6_patch16_224": pretrained_config(**_KEYS),
+        "localvit_small_patch16_224.in1k": pretrained_config(url=f"{RELEASE}/localvit_s.pth", **_KEYS),
     }
 )
 
-
-def _localized_deit(locality: LocalityConfig, **model_args: Any) -> nn.Module:
-    return localize(VisionTransformer(**model_args), locality)
+_TINY = {"patch_size": 16, "embed_dim": 192, "depth": 12, "num_heads": 4}
+_SMALL = {"patch_size": 16, "embed_dim": 384, "depth": 12, "num_heads": 8}
 
 
 def _create(variant: str, pretrained: bool, locality: LocalityConfig, **model_args: Any) -> nn.Module:
-    out_indices = model_args.pop("out_indices", 3)
-    model: nn.Module = build_model_with_cfg(
-        partial(_localized_deit, locality),
+    return build(
+        VisionTransformer,
         variant,
         pretrained,
-        feature_cfg={"out_indices": out_indices, "feature_cls": "getter"},
+        placements=[(locality, "all")],
+        filter_fn=checkpoint_filter_fn,
         **model_args,
     )
-    return model
-
-
-_TINY = {"patch_size": 16, "embed_dim": 192, "depth": 12, "num_heads": 4}
-_SMALL = {"patch_size": 16, "embed_dim": 384, "depth": 12, "num_heads": 8}
 
 
 @register_model

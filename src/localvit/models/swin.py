@@ -1,0 +1,72 @@
+"""LocalViT-Swin: Swin-T (arXiv 2103.14030), as timm builds it, with locality in every layer.
+
+The depth-wise convolution works on the whole feature map of a stage, across the borders of attention windows.
+"""
+
+from typing import Any
+
+from timm.models import SwinTransformer, generate_default_cfgs, register_model
+from timm.models.swin_transformer import checkpoint_filter_fn
+from torch import Tensor, nn
+
+from localvit.official_keys import OfficialKeys, register_official_keys
+from localvit.locality import LocalityConfig
+from localvit.models.build import RELEASE, build, pretrained_config
+
+default_cfgs = generate_default_cfgs(
+    {
+        "localvit_swin_tiny_patch4_window7_224.in1k": pretrained_config(
+            url=f"{RELEASE}/localvit_swin.pth", first_conv="patch_embed.proj", classifier="head.fc"
+        )
+    }
+)
+
+_BODY: dict[str, Any] = {
+    "out_indices": (0, 1, 2, 3),
+    "patch_size": 4,
+    "window_size": 7,
+    "embed_dim": 96,
+    "depths": (2, 2, 6, 2),
+    "num_heads": (3, 6, 12, 24),
+}
+# SE with reduction d / 4 leaves a bottleneck of 16 channels in every stage.
+_PLACEMENTS = [
+    (LocalityConfig(channel_attention="se", se_reduction=dim // 4), layers)
+    for dim, layers in ((96, [0, 1]), (192, [2, 3]), (384, range(4, 10)), (768, [10, 11]))
+]
+
+
+@register_model
+def localvit_swin_tiny_patch4_window7_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """LocalViT-Swin: h-swish and SE with a bottleneck of 16 channels."""
+    name = "localvit_swin_tiny_patch4_window7_224"
+    return build(
+        SwinTransformer,
+        name,
+        pretrained,
+        placements=_PLACEMENTS,
+        filter_fn=checkpoint_filter_fn,
+        **(_BODY | kwargs),
+    )
+
+
+def _positions_and_masks(model: nn.Module) -> dict[str, Tensor]:
+    """Window positions and shift masks, which the authors' files hold and timm computes."""
+    ends = ("attn.relative_position_index", "attn_mask")
+    return {name: buffer for name, buffer in model.named_buffers() if name.endswith(ends)}
+
+
+register_official_keys(
+    SwinTransformer,
+    OfficialKeys(
+        # The authors merge patches at the end of a stage, timm at the start of the next.
+        renames=(
+            ("layers.0.downsample.", "layers.1.downsample."),
+            ("layers.1.downsample.", "layers.2.downsample."),
+            ("layers.2.downsample.", "layers.3.downsample."),
+            ("head.", "head.fc."),
+        ),
+        marker="layers.0.downsample.",
+        derived=_positions_and_masks,
+    ),
+)
