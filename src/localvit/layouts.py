@@ -79,7 +79,7 @@ class TokenLayout:
 
     blocks: Callable[[Any], Iterable[nn.Module]]
     watch: Callable[[Any, list[nn.Module]], list[TokenGrid]]
-    num_prefix_tokens: Callable[[Any, nn.Module], int] = lambda model, block: 0
+    num_prefix_tokens: Callable[[Any, Any], int] = lambda model, block: 0
     norm: str = "norm2"
     mlp: str = "mlp"
     scale: tuple[str, ...] = ("ls2", "gamma_2", "gamma2")
@@ -231,7 +231,7 @@ def _stages(name: str) -> Callable[[Any], list[nn.Module]]:
     return lambda model: [block for stage in getattr(model, name) for block in stage.blocks]
 
 
-def _prefix(model: Any, block: nn.Module) -> int:
+def _prefix(model: Any, block: Any) -> int:
     return int(model.num_prefix_tokens)
 
 

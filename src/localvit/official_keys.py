@@ -42,18 +42,22 @@ def from_official(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[st
     keys = _official_keys(model)
     if not _is_official(state_dict, keys):
         return dict(state_dict)
-    prefixes = {**official_prefixes(model), **dict(keys.renames)}
-    derived = keys.derived(model)
+    architecture, mechanism, derived = dict(keys.renames), official_prefixes(model), keys.derived(model)
     return {
-        _renamed(key, prefixes): _as_convolution(key, value) for key, value in state_dict.items() if key not in derived
+        _renamed(_renamed(key, architecture), mechanism): _as_convolution(key, value)
+        for key, value in state_dict.items()
+        if key not in derived
     }
 
 
 def to_official(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """Rename this project's keys to the authors'; the inverse of :func:`from_official`."""
     keys = _official_keys(model)
-    prefixes = {ours: theirs for theirs, ours in {**official_prefixes(model), **dict(keys.renames)}.items()}
-    renamed = {_renamed(key, prefixes): _as_linear(key, value) for key, value in state_dict.items()}
+    architecture = {ours: theirs for theirs, ours in keys.renames}
+    mechanism = {ours: theirs for theirs, ours in official_prefixes(model).items()}
+    renamed = {
+        _renamed(_renamed(key, mechanism), architecture): _as_linear(key, value) for key, value in state_dict.items()
+    }
     return renamed | keys.derived(model)
 
 

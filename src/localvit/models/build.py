@@ -1,21 +1,20 @@
 """What the model files share: a baseline built, localized and given its weights, the way timm does it."""
 
 import argparse
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import resample_abs_pos_embed
 from timm.models import build_model_with_cfg
 from torch import Tensor, nn
 
 from localvit.official_keys import from_official
-from localvit.locality import LocalityConfig
-from localvit.localize import Layers, localize
 
 RELEASE = "https://github.com/ofsoundof/LocalViT/releases/download/v1.0.0"
-Filter = Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]]
-Placements = Sequence[tuple[LocalityConfig, Layers]]
+Filter = Callable[[dict[str, Tensor], Any], dict[str, Tensor]]
 
 
 def pretrained_config(**config: Any) -> dict[str, Any]:
@@ -34,11 +33,11 @@ def pretrained_config(**config: Any) -> dict[str, Any]:
 
 
 def build(
-    model_class: type[nn.Module],
+    model_class: Callable[..., nn.Module],
     variant: str,
     pretrained: bool,
     *,
-    placements: Placements = (),
+    place: Callable[[Any], object] | None = None,
     filter_fn: Filter | None = None,
     out_indices: int | Sequence[int] = 3,
     **model_args: Any,
@@ -46,10 +45,10 @@ def build(
     """Create ``model_class``, localize it, and load its weights where they are asked for.
 
     Args:
-        model_class: the baseline.
+        model_class: what makes the baseline from ``model_args``.
         variant: name that the model is registered under.
         pretrained: whether to load weights, from the release or from what ``pretrained_cfg_overlay`` names.
-        placements: mechanisms and the layers each goes to; none for a baseline.
+        place: puts locality into the model; none for a baseline.
         filter_fn: timm's own adaptation of a state dict to the model, such as another image size.
         out_indices: feature maps of ``features_only``, by default.
         model_args: of the model class and of timm's builder.
@@ -57,8 +56,8 @@ def build(
 
     def create(**arguments: Any) -> nn.Module:
         model = model_class(**arguments)
-        for config, layers in placements:
-            localize(model, config, layers=layers)
+        if place is not None:
+            place(model)
         return model
 
     def adapt(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
@@ -76,3 +75,25 @@ def build(
             **model_args,
         )
     return model
+
+
+def resample_pos_embed(pos_embed_1ND: Tensor, grid: tuple[int, int], num_prefix_tokens: int) -> Tensor:
+    """A checkpoint's position embedding (1, P + N, D) on a grid of (H, W), bicubic where it had another.
+
+    Raises:
+        ValueError: where it has another number of tokens, and not that of a square, so that its grid is not known.
+    """
+    tokens = pos_embed_1ND.shape[1] - num_prefix_tokens
+    side = math.isqrt(tokens)
+    if tokens == grid[0] * grid[1] and (side * side != tokens or grid == (side, side)):
+        return pos_embed_1ND
+    if side * side != tokens:
+        raise ValueError(
+            f"the checkpoint's pos_embed has {tokens} tokens and the model's grid is {grid[0]} x {grid[1]}; only that "
+            "of a square image can be resampled. Create the model with the checkpoint's img_size: it takes images of "
+            "other sizes all the same"
+        )
+    resampled: Tensor = resample_abs_pos_embed(
+        pos_embed_1ND, new_size=list(grid), old_size=[side, side], num_prefix_tokens=num_prefix_tokens
+    )
+    return resampled

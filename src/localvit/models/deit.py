@@ -11,6 +11,7 @@ from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import nn
 
 from localvit.locality import LocalityConfig
+from localvit.localize import localize
 from localvit.models.build import RELEASE, build, pretrained_config
 
 _KEYS = {"first_conv": "patch_embed.proj", "classifier": "head"}
@@ -32,7 +33,7 @@ def _create(variant: str, pretrained: bool, locality: LocalityConfig, **model_ar
         VisionTransformer,
         variant,
         pretrained,
-        placements=[(locality, "all")],
+        place=lambda model: localize(model, locality),
         filter_fn=checkpoint_filter_fn,
         **model_args,
     )

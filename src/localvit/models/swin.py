@@ -9,9 +9,10 @@ from timm.models import SwinTransformer, generate_default_cfgs, register_model
 from timm.models.swin_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 
-from localvit.official_keys import OfficialKeys, register_official_keys
 from localvit.locality import LocalityConfig
+from localvit.localize import localize
 from localvit.models.build import RELEASE, build, pretrained_config
+from localvit.official_keys import OfficialKeys, register_official_keys
 
 default_cfgs = generate_default_cfgs(
     {
@@ -29,11 +30,15 @@ _BODY: dict[str, Any] = {
     "depths": (2, 2, 6, 2),
     "num_heads": (3, 6, 12, 24),
 }
-# SE with reduction d / 4 leaves a bottleneck of 16 channels in every stage.
-_PLACEMENTS = [
-    (LocalityConfig(channel_attention="se", se_reduction=dim // 4), layers)
-    for dim, layers in ((96, [0, 1]), (192, [2, 3]), (384, range(4, 10)), (768, [10, 11]))
-]
+
+
+def _localize(model: Any) -> None:
+    """In each stage h-swish and SE with reduction d / 4, so a bottleneck of 16 channels."""
+    first = 0
+    for stage in model.layers:
+        config = LocalityConfig(channel_attention="se", se_reduction=max(1, stage.blocks[0].dim // 4))
+        localize(model, config, layers=range(first, first + len(stage.blocks)))
+        first += len(stage.blocks)
 
 
 @register_model
@@ -44,7 +49,7 @@ def localvit_swin_tiny_patch4_window7_224(pretrained: bool = False, **kwargs: An
         SwinTransformer,
         name,
         pretrained,
-        placements=_PLACEMENTS,
+        place=_localize,
         filter_fn=checkpoint_filter_fn,
         **(_BODY | kwargs),
     )

@@ -7,7 +7,8 @@ from timm.models.tnt import checkpoint_filter_fn
 from torch import nn
 
 from localvit.locality import LocalityConfig
-from localvit.models.build import RELEASE, Placements, build, pretrained_config
+from localvit.localize import localize
+from localvit.models.build import RELEASE, build, pretrained_config
 
 _KEYS = {"first_conv": "pixel_embed.proj", "classifier": "head"}
 default_cfgs = generate_default_cfgs(
@@ -30,27 +31,26 @@ _TINY = {
 _SMALL = _TINY | {"embed_dim": 384, "inner_dim": 24, "num_heads_outer": 6, "num_heads_inner": 4}
 
 
-def _create(variant: str, pretrained: bool, placements: Placements, **model_args: Any) -> nn.Module:
-    return build(TNT, variant, pretrained, placements=placements, filter_fn=checkpoint_filter_fn, **model_args)
-
-
-def _everywhere(embed_dim: int) -> Placements:
-    return [(LocalityConfig(channel_attention="se", se_reduction=embed_dim), "all")]
+def _localize(model: Any) -> None:
+    """SE with reduction d, so a bottleneck of 4 channels; in the outer transformer alone."""
+    localize(model, LocalityConfig(channel_attention="se", se_reduction=model.embed_dim))
 
 
 @register_model
 def tnt_tiny_patch16_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """TNT-T, the baseline of LocalViT-TNT."""
-    return _create("tnt_tiny_patch16_224", pretrained, (), **(_TINY | kwargs))
+    return build(TNT, "tnt_tiny_patch16_224", pretrained, filter_fn=checkpoint_filter_fn, **(_TINY | kwargs))
 
 
 @register_model
 def localvit_tnt_tiny_patch16_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """LocalViT-TNT: h-swish and SE with reduction 192 (bottleneck of 4 channels) in the outer transformer."""
-    return _create("localvit_tnt_tiny_patch16_224", pretrained, _everywhere(192), **(_TINY | kwargs))
+    """LocalViT-TNT: TNT-T with h-swish and SE."""
+    name = "localvit_tnt_tiny_patch16_224"
+    return build(TNT, name, pretrained, place=_localize, filter_fn=checkpoint_filter_fn, **(_TINY | kwargs))
 
 
 @register_model
 def localvit_tnt_small_patch16_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """LocalViT-TNT on TNT-S, with SE reduction 384."""
-    return _create("localvit_tnt_small_patch16_224", pretrained, _everywhere(384), **(_SMALL | kwargs))
+    """LocalViT-TNT on TNT-S."""
+    name = "localvit_tnt_small_patch16_224"
+    return build(TNT, name, pretrained, place=_localize, filter_fn=checkpoint_filter_fn, **(_SMALL | kwargs))

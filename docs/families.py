@@ -1,0 +1,130 @@
+"""Writes ``docs/families.md``: the transformers of timm that ``localvit.localize`` works on, each tried.
+
+    python docs/families.py
+
+For every model the residual mode must give what the original gives, and change it once its convolution has learned
+something; in the mode of the paper every parameter must get a finite gradient.
+"""
+
+import copy
+import warnings
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from rich.progress import track
+from torch import nn
+
+from localvit import LocalityConfig, localize
+from localvit.locality import HiddenLocality
+from localvit.localize import localizations
+
+PAGE = Path(__file__).with_name("families.md")
+# A model, and the feature of its token layout that it stands for.
+MODELS = {
+    "vit_tiny_patch16_224": "class token",
+    "vit_medium_patch16_gap_256": "no prefix token, average pooling, layer scale",
+    "vit_base_patch16_siglip_224": "attention pooling",
+    "vit_base_patch16_clip_224": "norm before the blocks",
+    "vit_small_patch14_reg4_dinov2": "class token and 4 registers",
+    "vit_giant_patch14_dinov2": "packed SwiGLU",
+    "vit_tiny_r_s16_p8_224": "convolutional stem",
+    "deit_tiny_patch16_224": "class token",
+    "deit_tiny_distilled_patch16_224": "class and distillation token",
+    "deit3_small_patch16_224": "layer scale",
+    "vit_relpos_small_patch16_224": "relative positions",
+    "vit_srelpos_small_patch16_224": "shared relative positions",
+    "beit_base_patch16_224": "layer scale as a parameter",
+    "beitv2_base_patch16_224": "relative positions in each block",
+    "eva02_tiny_patch14_224": "SwiGLU, rotary positions",
+    "eva_giant_patch14_224": "plain MLP",
+    "vit_small_patch16_dinov3": "registers, rotary positions, any image size",
+    "vit_small_plus_patch16_dinov3": "gated MLP",
+    "samvit_base_patch16": "maps, attention in windows",
+    "swin_tiny_patch4_window7_224": "windows",
+    "swinv2_tiny_window8_256": "norm after the MLP",
+    "pvt_v2_b0": "hierarchy, MLP with a convolution of its own",
+    "tnt_s_legacy_patch16_224": "outer transformer",
+    "cait_xxs24_224": "class token after the blocks, shared stochastic depth",
+    "xcit_nano_12_p16_224": "attention over channels",
+    "twins_svt_small": "windows and sub-sampled attention",
+    "twins_pcpvt_small": "sub-sampled attention",
+    "mvitv2_tiny": "pooling inside of blocks",
+    "mvitv2_base_cls": "pooling, class token",
+    "hiera_tiny_224": "tokens kept window by window",
+    "davit_tiny": "blocks over windows and over channels",
+    "gcvit_xxtiny": "maps",
+    "volo_d1_224": "maps, outlook attention",
+}
+_SMALLER: dict[str, dict[str, Any]] = {
+    "vit_giant_patch14_dinov2": {"depth": 2},
+    "eva_giant_patch14_224": {"depth": 2},
+    "samvit_base_patch16": {"img_size": 256, "depth": 3},
+}
+
+
+def try_model(name: str) -> tuple[str, int, float, float]:
+    """Class, localized layers, and how far the residual mode is from the original before and after it has learned.
+
+    Raises:
+        RuntimeError: where a parameter of the model in replace mode gets no finite gradient.
+    """
+    torch.manual_seed(0)
+    model: nn.Module = timm.create_model(name, num_classes=7, **_SMALLER.get(name, {})).eval()
+    _randomize(model)
+    size = _SMALLER.get(name, {}).get("img_size", timm.data.resolve_model_data_config(model)["input_size"][-1])
+    images = torch.randn(2, 3, size, size)
+    with torch.no_grad():
+        expected = model(images)
+        residual = localize(copy.deepcopy(model), LocalityConfig(channel_attention="se"), mode="residual").eval()
+        exact = (residual(images) - expected).abs().max().item()
+        for module in residual.modules():
+            if isinstance(module, HiddenLocality):
+                nn.init.normal_(module.depthwise.weight, std=0.1)
+        learned = (residual(images) - expected).abs().max().item()
+
+    replaced = localize(model, LocalityConfig(expansion_ratio=1)).train()
+    replaced(images).square().mean().backward()
+    for parameter_name, parameter in replaced.named_parameters():
+        if parameter.requires_grad and (parameter.grad is None or not parameter.grad.isfinite().all()):
+            raise RuntimeError(f"{name}: {parameter_name} got no finite gradient")
+    return type(model).__name__, len(localizations(residual)[0].layers), exact, learned
+
+
+def _randomize(model: nn.Module) -> None:
+    """Weights as after some training: fresh layer scales and heads of zero would hide a branch that is wrong."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim <= 1:
+                parameter.add_(torch.rand_like(parameter) * 0.1)
+            else:
+                parameter.add_(torch.randn_like(parameter) * 0.02)
+
+
+def main() -> None:
+    """Try all models and write the page."""
+    warnings.filterwarnings("ignore", category=UserWarning)
+    rows = [(name, *try_model(name)) for name in track(MODELS, "Trying models")]
+    lines = [
+        "# Transformers that `localvit.localize` works on",
+        "",
+        "Written by `python docs/families.py`, which tried every row: in residual mode the outputs are those of the",
+        "original (largest difference), and move once the convolution has learned something; in the mode of the paper",
+        "every parameter gets a finite gradient. `tests/test_families.py` repeats it. Models derived from the same",
+        "class work alike. For a family that is not here, register a [token layout](localize.md).",
+        "",
+        "| model of timm | class | stands for | layers | difference, residual | after learning |",
+        "|---|---|---|---:|---:|---:|",
+        *(
+            f"| `{name}` | `{kind}` | {MODELS[name]} | {layers} | {exact:.0e} | {learned:.0e} |"
+            for name, kind, layers, exact, learned in rows
+        ),
+        "",
+        f"{len(rows)} models, {len({row[1] for row in rows})} classes.",
+    ]
+    PAGE.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
