@@ -66,7 +66,6 @@ def train(model: nn.Module, classes: range, recipe: TrainingConfig, seed: int) -
         accelerator="cpu",
         gradient_clip_val=recipe.gradient_clip,
         callbacks=[ReseedEpochs(seed)],
-        limit_val_batches=0,
         num_sanity_val_steps=0,
         logger=False,
         enable_checkpointing=False,

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,7 @@ def test_timm_lists_the_model_and_evaluates_it_as_the_paper_does() -> None:
     assert data["interpolation"] == "bicubic"
     assert (data["mean"], data["std"]) == (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
     model = small(in_chans=1, dtype=torch.float64)
+    assert model.default_cfg["fixed_input_size"] is False
     first, classifier = (model.default_cfg[name] for name in ("first_conv", "classifier"))
     assert model.get_submodule(first).in_channels == model.in_chans == 1
     assert model.get_submodule(classifier) is model.get_classifier()
@@ -143,6 +145,13 @@ def test_stochastic_depth_drops_either_half_of_a_block_whole() -> None:
         kept = added_BND.abs().amax((1, 2)) > 0
         assert 0 < kept.sum() < 64
         torch.testing.assert_close(added_BND[kept], 2 * branch_BND[kept], rtol=1e-4, atol=1e-5)
+
+
+def test_projection_dropout_is_in_both_halves_of_a_block() -> None:
+    torch.manual_seed(0)
+    block, x_BND = Block(8, 2, proj_drop=0.5).train(), torch.randn(4, 6, 8)
+    for branch in (partial(block.attn, grid=(2, 3)), block.mlp):
+        assert (branch(x_BND) == 0).float().mean().item() == pytest.approx(0.5, abs=0.15)
 
 
 @pytest.mark.parametrize("rate", ["drop_rate", "pos_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate"])
