@@ -2,7 +2,7 @@
 
     python benchmarks/finetune_residual.py
 
-Takes about 3 minutes on 2 CPU cores. A small ViT learns the digits 0 to 4; copies of it, one plain and one localized
+Takes about 2 minutes on 2 CPU cores. A small ViT learns the digits 0 to 4; copies of it, one plain and one localized
 with ``mode="residual"``, then learn the digits 5 to 9 from the same images in the same order with the same recipe. The
 test images are other scans, which no training saw. Prints a table and writes ``benchmarks/finetune_residual.json``.
 """

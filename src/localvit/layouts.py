@@ -178,9 +178,12 @@ class _GridCheckpoint:
         self.grid = grid
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if self.grid.checkpointing and torch.is_grad_enabled():
-            return checkpoint(self._forward_on, self.grid(), *args, **kwargs)
-        return type(self.block).forward(self.block, *args, **kwargs)
+        plain = partial(type(self.block).forward, self.block)
+        if not (self.grid.checkpointing and torch.is_grad_enabled()):
+            return plain(*args, **kwargs)
+        if torch.compiler.is_compiling():  # the graph has one grid, and may not tell another inside of a checkpoint
+            return checkpoint(plain, *args, **kwargs)
+        return checkpoint(self._forward_on, self.grid(), *args, **kwargs)
 
     def _forward_on(self, told: Grid, *args: Any, **kwargs: Any) -> Any:
         self.grid.tell(told)

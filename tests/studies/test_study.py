@@ -115,6 +115,8 @@ def test_an_interrupted_study_goes_on_and_ends_with_the_same_numbers(
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # A shell that starts the tests in the background has them ignore Ctrl-C, and a process inherits that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while not list(interrupted.rglob("result.json")):
         assert process.poll() is None, process.stderr and process.stderr.read()
