@@ -136,7 +136,8 @@ def test_other_layers_can_be_localized_another_way() -> None:
 
 def test_two_image_sizes_may_run_forward_before_either_runs_backward() -> None:
     # 2 x 8 and 4 x 4 patches are as many tokens, so a grid remembered from the other size would pass unseen.
-    model: Any = localize(small_vit(dynamic_img_size=True)).double().train()
+    # Localized in two calls, which must share what they know of the grid.
+    model: Any = localize(localize(small_vit(dynamic_img_size=True), layers="low"), layers=[1, 2]).double().train()
     model.set_grad_checkpointing(True)
     images = [torch.randn(2, 3, 16, 64, dtype=torch.float64), torch.randn(2, 3, 32, 32, dtype=torch.float64)]
 
@@ -154,6 +155,16 @@ def test_two_image_sizes_may_run_forward_before_either_runs_backward() -> None:
 
     for apart, together in zip(gradients(together=False), gradients(together=True), strict=True):
         torch.testing.assert_close(apart, together, rtol=1e-9, atol=1e-9)
+
+
+def test_checkpointing_that_was_on_stays_on() -> None:
+    model = small_vit(dynamic_img_size=True).train()
+    model.set_grad_checkpointing(True)
+    localize(model, layers="low")
+    calls: list[str] = []
+    model.blocks[2].norm1.register_forward_hook(lambda *_: calls.append("forward"))
+    model(torch.randn(2, 3, 32, 32)).sum().backward()
+    assert calls == ["forward"] * 2
 
 
 def test_gradient_checkpointing_changes_no_gradient() -> None:

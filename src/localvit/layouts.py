@@ -115,11 +115,12 @@ def grid_from_image(embed: str = "patch_embed") -> Callable[[Any, list[nn.Module
     """For flat sequences: the module ``embed`` of the model sees the image, from which all blocks have their grid."""
 
     def watch(model: Any, blocks: list[nn.Module]) -> list[TokenGrid]:
-        grid = TokenGrid()
-        model.get_submodule(embed).register_forward_pre_hook(partial(_tell_from_image, grid))
-        if getattr(model, "dynamic_img_size", False):
-            _checkpoint_with_grid(model, grid)
-        return [grid] * len(blocks)
+        if not hasattr(model, "token_grid"):
+            model.token_grid = TokenGrid()  # one for the model, however often it is localized
+            model.get_submodule(embed).register_forward_pre_hook(partial(_tell_from_image, model.token_grid))
+            if getattr(model, "dynamic_img_size", False):
+                _checkpoint_with_grid(model, model.token_grid)
+        return [model.token_grid] * len(blocks)
 
     return watch
 
@@ -165,6 +166,7 @@ def _checkpoint_with_grid(model: Any, grid: TokenGrid) -> None:
     """
     for block in model.blocks:
         block.forward = _GridCheckpoint(block, grid).forward
+    grid.checkpointing, model.grad_checkpointing = model.grad_checkpointing, False
     model.set_grad_checkpointing = partial(_set_grad_checkpointing, grid)
 
 
