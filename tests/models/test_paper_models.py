@@ -255,10 +255,22 @@ def test_bf16_autocast_is_near_and_trains_every_parameter(name: str) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss: Tensor = nn.functional.cross_entropy(model.train()(batch), torch.arange(4))
     loss.backward()
-    # The authors keep the second norm of T2T's performers in their files, and do not use it.
-    unused = {key for key, _ in model.named_parameters() if "tokens_to_token" in key and ".norm2." in key}
+    require_finite_gradients(model)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_weights_in_bf16_train_too(name: str) -> None:
+    model = small(name).to(torch.bfloat16).train()
+    logits = model(images(name, 4).to(torch.bfloat16))
+    assert logits.dtype == torch.bfloat16
+    loss: Tensor = nn.functional.cross_entropy(logits.float(), torch.arange(4))
+    loss.backward()
+    require_finite_gradients(model)
+
+
+def require_finite_gradients(model: nn.Module) -> None:
     for key, parameter in model.named_parameters():
-        if parameter.requires_grad and key not in unused:
+        if parameter.requires_grad:
             assert parameter.grad is not None, key
             assert parameter.grad.isfinite().all(), key
 
