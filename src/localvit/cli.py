@@ -97,9 +97,9 @@ def _models_table(entries: list[CatalogEntry]) -> Table:
     table.add_column("model", no_wrap=True)
     for header in ("parameters", "MACs", "top-1 %"):
         table.add_column(header, justify="right", no_wrap=True)
-    table.add_column("baseline")
+    table.add_column("baseline", overflow="fold")
     for entry in entries:
-        top1 = "–" if entry.top1 is None else f"{entry.top1:.2f}"
+        top1 = "–" if entry.top1 is None else f"{entry.top1:g}"
         table.add_row(entry.name, f"{entry.parameters:,}", f"{entry.macs:,}", top1, entry.baseline or "")
     return table
 
