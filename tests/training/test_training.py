@@ -154,9 +154,11 @@ def test_a_killed_run_ends_with_the_same_numbers(epoch_reached: int, tmp_path: P
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert read_result(tmp_path / "killed") is None
+    (tmp_path / "killed" / ".checkpoint.ckpt.1.tmp").write_bytes(b"half a checkp")
 
     config = replace(CONFIG, training=replace(CONFIG.training, checkpoint_every_epochs=1))
     assert run(config, tmp_path / "killed") == run(config, tmp_path / "whole")
+    assert {path.name for path in (tmp_path / "killed").iterdir()} == {".lock", "config.json", "result.json"}
 
 
 def test_the_key_of_a_run_follows_from_all_of_its_configuration() -> None:

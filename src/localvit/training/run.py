@@ -65,6 +65,8 @@ def run(config: RunConfig, folder: Path, *, on_epoch: Callable[[Epoch], None] | 
     folder.mkdir(parents=True, exist_ok=True)
     # Waits for a process that an interrupted study left behind, until the system has ended it.
     with FileLock(folder / ".lock"):
+        for unfinished in folder.glob(".*.tmp"):  # files that a killed process was writing
+            unfinished.unlink()
         result = read_result(folder)
         if result is None:
             write_text(folder / CONFIG, config.to_json())
