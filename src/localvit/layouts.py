@@ -50,8 +50,8 @@ class TokenGrid:
         self.checkpointing = False
         self._grid: Grid | None = None
 
-    def tell(self, grid: Grid) -> None:
-        """Set the grid (H, W)."""
+    def tell(self, grid: Grid | None) -> None:
+        """Set the grid (H, W); None when the block that needs it has run."""
         self._grid = grid
 
     def __call__(self) -> Grid:
@@ -132,6 +132,7 @@ def grid_from_block(read: Callable[..., Grid]) -> Callable[[Any, list[nn.Module]
         grids = [TokenGrid() for _ in blocks]
         for grid, block in zip(grids, blocks, strict=True):
             block.register_forward_pre_hook(partial(_tell_from_block, grid, read), with_kwargs=True)
+            block.register_forward_hook(partial(_forget, grid))
         return grids
 
     return watch
@@ -142,6 +143,7 @@ def _grid_from_pooling_attention(model: Any, blocks: list[nn.Module]) -> list[To
     grids = [TokenGrid() for _ in blocks]
     for grid, block in zip(grids, blocks, strict=True):
         block.get_submodule("attn").register_forward_hook(partial(_tell_from_attention, grid))
+        block.register_forward_hook(partial(_forget, grid))
     return grids
 
 
@@ -210,6 +212,11 @@ def _tell_from_block(
 def _tell_from_attention(grid: TokenGrid, attention: nn.Module, args: tuple[Any, ...], output: Any) -> None:
     height, width = output[1]
     grid.tell((height, width))
+
+
+def _forget(grid: TokenGrid, block: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    """Leave nothing behind, which the compiler demands of a block that is checkpointed."""
+    grid.tell(None)
 
 
 def channels_last_grid(x_BHWD: Tensor, *args: Any, **kwargs: Any) -> Grid:

@@ -235,6 +235,16 @@ def test_compiled_without_graph_breaks_it_agrees_with_eager(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SMALL)
+def test_compiled_with_gradient_checkpointing_it_trains(name: str) -> None:
+    model, batch = small(name).train(), images(name)
+    model.set_grad_checkpointing(True)
+    # The quick backend cannot run backward through T2T's soft splits, with locality or without.
+    compiled: Any = torch.compile(model, fullgraph=True, backend="inductor" if "t2t" in name else "aot_eager")
+    compiled(batch).square().sum().backward()
+    require_finite_gradients(model)
+
+
+@pytest.mark.parametrize("name", SMALL)
 def test_exported_with_a_dynamic_batch_it_agrees_with_eager(name: str) -> None:
     model = small(name).eval()
     batch = torch.export.Dim("batch", min=1, max=64)
