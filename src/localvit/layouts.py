@@ -47,6 +47,7 @@ class TokenGrid:
 
     def __init__(self, order: Tensor | None = None) -> None:
         self.order = order
+        self.place_in_order = None if order is None else torch.argsort(order)
         self.checkpointing = False
         self._grid: Grid | None = None
 
@@ -99,7 +100,7 @@ def layout_of(model: nn.Module) -> TokenLayout:
             return _FAMILIES[model_class]
     raise ValueError(
         f"cannot localize a {type(model).__name__}: no token layout is known for it. Known are "
-        f"{', '.join(sorted(known.__name__ for known in _FAMILIES))}; localvit.register_layout adds another transformer"
+        f"{', '.join(supported_families())}; localvit.register_layout adds another transformer"
     )
 
 

@@ -174,12 +174,11 @@ def _on_tokens(function: Any, x: Tensor, token_grid: TokenGrid) -> Tensor:
         height, width = x.shape[1:3]
         out_BHWD: Tensor = function(x.flatten(1, 2), (height, width)).unflatten(1, (height, width))
         return out_BHWD
-    if token_grid.order is None:
+    if token_grid.order is None or token_grid.place_in_order is None:
         out_BND: Tensor = function(x, token_grid())
         return out_BND
-    order = token_grid.order.to(x.device)
-    ordered_BND: Tensor = function(x[:, order], token_grid())
-    return ordered_BND[:, torch.argsort(order)]
+    ordered_BND: Tensor = function(x[:, token_grid.order.to(x.device)], token_grid())
+    return ordered_BND[:, token_grid.place_in_order.to(x.device)]
 
 
 def _require_localizable(block: nn.Module, index: int, layout: TokenLayout) -> None:
