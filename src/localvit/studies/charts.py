@@ -15,7 +15,7 @@ def learning_curves(study: StudyConfig, summaries: list[VariantSummary]) -> go.F
     """Test accuracy over epochs: the mean over seeds, and a band from the worst to the best of them."""
     figure = go.Figure()
     for index, summary in enumerate(summaries):
-        accuracy_SE = np.array([[epoch["test_accuracy"] for epoch in run.epochs] for run in summary.runs])
+        accuracy_SE = np.array([[epoch["val_top1"] for epoch in run.epochs] for run in summary.runs])
         epochs_E = np.arange(1, accuracy_SE.shape[1] + 1)
         colour = COLOURS[index % len(COLOURS)]
         figure.add_scatter(

@@ -1,12 +1,11 @@
 """A study: one question, its variants, and everything that is equal between them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from localvit.data import DataConfig
 from localvit.locality import LocalityConfig
-from localvit.localize import Layers
-from localvit.training import BodyConfig, RunConfig, TrainingConfig
+from localvit.localize import Layers, Mode
+from localvit.training import RunConfig
 
 
 @dataclass(frozen=True)
@@ -17,6 +16,7 @@ class VariantConfig:
         name: as tables and charts show it.
         locality: the mechanism; none for the transformer's own MLP.
         layers: which layers get it: all, low, middle, high, or a list of indices.
+        mode: in place of the MLP (replace), or added to a trained one (residual).
         control: the variant that lacks only the depth-wise convolution, where the study has it.
         paper_gain: what the paper reports for this change on ImageNet-1k, in points of top-1.
     """
@@ -24,6 +24,7 @@ class VariantConfig:
     name: str
     locality: LocalityConfig | None = None
     layers: Layers = "all"
+    mode: Mode = "replace"
     control: str | None = None
     paper_gain: float | None = None
 
@@ -39,9 +40,7 @@ class StudyConfig:
         baseline: the name of the variant that gains are measured from.
         variants: what is compared.
         seeds: each variant is trained once with each; at least two, for an interval.
-        body: the transformer that all variants share.
-        data: the images.
-        training: the recipe.
+        recipe: what all runs share; its model is localized as each variant says, and its seed is the study's.
     """
 
     name: str
@@ -50,9 +49,7 @@ class StudyConfig:
     baseline: str
     variants: list[VariantConfig]
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
-    body: BodyConfig = field(default_factory=BodyConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
+    recipe: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
         names = [variant.name for variant in self.variants]
@@ -71,7 +68,8 @@ class StudyConfig:
 
     def run_config(self, variant: VariantConfig, seed: int) -> RunConfig:
         """The training run of one variant with one seed."""
-        return RunConfig(self.body, variant.locality, variant.layers, self.data, self.training, seed)
+        model = replace(self.recipe.model, locality=variant.locality, layers=variant.layers, mode=variant.mode)
+        return replace(self.recipe, model=model, seed=seed)
 
 
 def _require_distinct(field_name: str, values: Sequence[str | int]) -> None:

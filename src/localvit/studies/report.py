@@ -30,7 +30,7 @@ def results_dict(study: StudyConfig, summaries: list[VariantSummary]) -> dict[st
     """The results as plain data; accuracies in percent, gains in points, seeds in the order of the study."""
     return {
         "study": study.name,
-        "data": study.data.name,
+        "data": study.recipe.data.source,
         "baseline": study.baseline,
         "variants": [
             {

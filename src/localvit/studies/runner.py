@@ -1,14 +1,12 @@
 """Trains the runs of a study, several at a time, and starts none that has finished before."""
 
 import contextlib
-import logging
 import multiprocessing
 import os
 import queue
 import re
 import signal
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -20,12 +18,14 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from localvit.errors import LocalViTError
+from localvit.quiet import quiet
 from localvit.studies.config import StudyConfig
 from localvit.training import RunConfig, RunResult, read_result, run
 from localvit.training.callbacks import Epoch
 
 
-class StudyError(RuntimeError):
+class StudyError(LocalViTError):
     """A study that cannot go on; what has finished is kept."""
 
 
@@ -161,20 +161,13 @@ class _Worker:
 
 
 _worker: _Worker
-_HARMLESS_WARNINGS = (
-    ".*does not have many workers.*",  # the images are in memory, so processes to load them would only cost
-    "Checkpoint directory .* exists and is not empty",  # it holds the run's configuration
-    ".*isinstance.treespec, LeafSpec.*",  # between Lightning and PyTorch
-)
 
 
 def _start_worker(events: "Queue[tuple[RunId, Epoch]]", stop: Event) -> None:
     global _worker  # a process pool has no other way to hand its processes what cannot be pickled
     _worker = _Worker(events, stop)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    for harmless in _HARMLESS_WARNINGS:
-        warnings.filterwarnings("ignore", message=harmless)
+    quiet()
 
 
 def _end_with_parent() -> None:

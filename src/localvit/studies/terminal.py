@@ -35,7 +35,7 @@ class StudyProgress:
     """
 
     def __init__(self, console: Console, study: StudyConfig, *, finished: int) -> None:
-        self.epochs = study.training.epochs
+        self.epochs = study.recipe.training.total_epochs
         self.runs = len(study.variants) * len(study.seeds)
         self.finished = finished
         self.bars: dict[RunId, TaskID] = {}
@@ -62,7 +62,7 @@ class StudyProgress:
 
     def on_epoch(self, run_id: RunId, epoch: Epoch) -> None:
         """Move the bars."""
-        description = f"{run_id}: {epoch['test_accuracy']:.1f} %"
+        description = f"{run_id}: {epoch['val_top1']:.1f} %"
         if run_id not in self.bars:
             resumed = int(epoch["epoch"]) - 1
             self.bars[run_id] = self.progress.add_task(description, total=self.epochs, completed=resumed)

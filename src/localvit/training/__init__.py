@@ -1,6 +1,23 @@
 """One recipe in, one run folder out."""
 
-from localvit.training.config import BodyConfig, RunConfig, TrainingConfig
+from localvit.training.config import (
+    DistillationConfig,
+    HardwareConfig,
+    LoggingConfig,
+    ModelConfig,
+    RunConfig,
+    TrainingConfig,
+)
 from localvit.training.run import RunResult, read_result, run
 
-__all__ = ["BodyConfig", "RunConfig", "RunResult", "TrainingConfig", "read_result", "run"]
+__all__ = [
+    "DistillationConfig",
+    "HardwareConfig",
+    "LoggingConfig",
+    "ModelConfig",
+    "RunConfig",
+    "RunResult",
+    "TrainingConfig",
+    "read_result",
+    "run",
+]

@@ -1,73 +1,94 @@
-"""What a run does beside its steps: reseeding, remembering its curves, checkpoints that survive a crash."""
+"""What a run keeps of its course: the curves, and what went wrong."""
 
-from collections.abc import Callable
+import time
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as lightning
-import numpy as np
-import torch
-from lightning.fabric.plugins import TorchCheckpointIO
+import pandas as pd
 from lightning.pytorch.callbacks import Callback
 
-from localvit.files import replacing
+from localvit.data.module import TrainingLoader
+from localvit.errors import LocalViTError
+from localvit.files import write_text
+from localvit.training.classifier import Classifier
+from localvit.training.non_finite import NonFiniteLossError
 
 Epoch = dict[str, float]
 
 
-class ReseedEpochs(Callback):
-    """Makes the randomness of an epoch follow from seed and epoch, so that a resumed run repeats none of its past.
-
-    Args:
-        seed: of the run.
-    """
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-
-    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Seed Python, NumPy and PyTorch."""
-        derived = np.random.SeedSequence([self.seed, trainer.current_epoch]).generate_state(1)[0]
-        lightning.seed_everything(int(derived), verbose=False)
-
-
 class History(Callback):
-    """Keeps the metrics of every epoch, in the checkpoint too.
+    """Keeps the metrics of every epoch, in the checkpoint too, and writes them as CSV.
+
+    Attributes:
+        epochs: what follows from the configuration.
+        timing: seconds, images a second, and the share of the time spent waiting for images.
 
     Args:
-        on_epoch: called with the metrics of each epoch when it ends.
+        table: the CSV file, which is written anew each epoch.
     """
 
-    def __init__(self, on_epoch: Callable[[Epoch], None] | None = None) -> None:
+    def __init__(self, table: Path) -> None:
+        self.table = table
         self.epochs: list[Epoch] = []
-        self.on_epoch = on_epoch
+        self.timing: list[Epoch] = []
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Start the clock, also in the middle of an epoch, which Lightning does not announce as its start."""
+        loader = trainer.train_dataloader
+        assert isinstance(loader, TrainingLoader)
+        self._start, self._waited = time.perf_counter(), loader.seconds_waited
+
+    on_train_epoch_start = on_train_start
+
+    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Stop it: validation is no training."""
+        loader = trainer.train_dataloader
+        assert isinstance(loader, TrainingLoader)
+        seconds = time.perf_counter() - self._start
+        images = (len(loader) - loader.first_batch) * loader.images_a_batch * trainer.world_size
+        self._timing = {
+            "seconds": seconds,
+            "images_per_second": images / seconds,
+            "waited_for_data": (loader.seconds_waited - self._waited) / seconds,
+        }
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Lightning has validated by now, so the metrics of both parts are there."""
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        metrics["test_accuracy"] *= 100
-        self.epochs.append({"epoch": trainer.current_epoch + 1, **metrics})
-        if self.on_epoch is not None:
-            self.on_epoch(self.epochs[-1])
+        assert isinstance(pl_module, Classifier)
+        self.epochs.append({"epoch": trainer.current_epoch + 1, **pl_module.epoch_metrics})
+        self.timing.append({"epoch": trainer.current_epoch + 1, **self._timing})
+        if trainer.is_global_zero:
+            frame = pd.DataFrame([epoch | timing for epoch, timing in zip(self.epochs, self.timing, strict=True)])
+            write_text(self.table, frame.to_csv(index=False))
 
     def state_dict(self) -> dict[str, Any]:
         """For Lightning's checkpoint."""
-        return {"epochs": self.epochs}
+        return {"epochs": self.epochs, "timing": self.timing}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """From Lightning's checkpoint."""
-        self.epochs = state_dict["epochs"]
+        self.epochs, self.timing = state_dict["epochs"], state_dict["timing"]
 
 
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint whole or not at all, and reads none that could run code."""
+class ReportNonFiniteLoss(Callback):
+    """Writes down what is known when a loss is not finite.
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Put ``checkpoint`` in place of ``path`` once all of it is on the disk."""
-        with replacing(Path(path)) as file:
-            torch.save(checkpoint, file)
+    Args:
+        folder: of the run.
+    """
 
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """Tensors and plain containers; another content raises ``pickle.UnpicklingError``."""
-        checkpoint: dict[str, Any] = torch.load(path, map_location=map_location or "cpu", weights_only=True)
-        return checkpoint
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        """Lightning calls this with whatever ended the run."""
+        if isinstance(exception, NonFiniteLossError):
+            path = exception.write(self.folder)
+            raise LocalViTError(
+                f"{exception}, and the run has stopped; its last checkpoint is kept. {path} has the images of that "
+                "step and the norms of the layers. A lower learning_rate, gradient_clip 1.0 or precision 32-true may "
+                "help, with another --output"
+            ) from None

@@ -1,74 +1,196 @@
 """The training step of image classification, for Lightning's loop."""
 
+import math
+import random
 from typing import Any
 
 import lightning.pytorch as lightning
+import numpy as np
+import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from timm.loss import LabelSmoothingCrossEntropy
+from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
+from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-from torchmetrics.classification import MulticlassAccuracy
 
-from localvit.training.config import TrainingConfig
+from localvit.data.augmentation import BatchAugmentation
+from localvit.data.dataset import Batch
+from localvit.data.module import ImageData
+from localvit.training.config import RunConfig
+from localvit.training.distillation import Teacher
+from localvit.training.metrics import ClassificationMetrics, RunningMean
+from localvit.training.non_finite import NonFiniteLossError, layer_norms
 
 
 class Classifier(lightning.LightningModule):
     """A model that learns to classify images.
 
-    Logs ``train_loss``, ``test_loss`` and ``test_accuracy`` (percent) each epoch.
+    Whatever is drawn at random in a step follows from seed, epoch, step and process, so that a resumed run repeats
+    none of its past and draws the same future.
 
     Args:
         model: images (B, C, H, W) to logits (B, num_classes).
-        config: the recipe.
-        num_classes: number of classes.
-        steps_per_epoch: optimizer steps an epoch, which the schedule counts in.
+        config: the run.
+        num_classes: number of classes K.
+        teacher: to learn from beside the labels.
+
+    Attributes:
+        epoch_metrics: of the last epoch: ``train_loss``; of the images held out ``val_loss``, ``val_top1`` and
+            ``val_top5`` (percent); the same as ``ema_*`` for the averaged weights.
+        broken_images: names of images that could not be read.
     """
 
-    def __init__(self, model: nn.Module, config: TrainingConfig, *, num_classes: int, steps_per_epoch: int) -> None:
+    def __init__(
+        self, model: nn.Module, config: RunConfig, *, num_classes: int, teacher: Teacher | None = None
+    ) -> None:
         super().__init__()
         self.model = model
         self.config = config
-        self.steps_per_epoch = steps_per_epoch
-        self.train_loss = LabelSmoothingCrossEntropy(smoothing=config.label_smoothing)
-        self.test_loss = nn.CrossEntropyLoss()
-        self.test_accuracy = MulticlassAccuracy(num_classes, average="micro")
+        training = config.training
+        self.averaged: ModelEmaV3 | None = None
+        if training.ema_decay:
+            self.averaged = ModelEmaV3(model, decay=training.ema_decay, use_warmup=training.ema_warmup)
+            self.averaged.requires_grad_(False)
+        self.augment = BatchAugmentation(
+            config.input, config.augmentation, num_classes=num_classes, label_smoothing=training.label_smoothing
+        )
+        self.loss: nn.Module = (
+            SoftTargetCrossEntropy()
+            if config.augmentation.mixes
+            else LabelSmoothingCrossEntropy(smoothing=training.label_smoothing)
+        )
+        self.teacher = teacher
+        self.train_loss = RunningMean()
+        self.val_metrics = ClassificationMetrics(num_classes)
+        self.ema_metrics = ClassificationMetrics(num_classes)
+        self.epoch_metrics: dict[str, float] = {}
+        self.broken_images: set[str] = set()
+        self.train()  # Lightning leaves modules in the modes it finds
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Smoothed cross-entropy of a batch of images (B, C, H, W) and labels (B,)."""
-        images_BCHW, labels_B = batch
-        loss: Tensor = self.train_loss(self.model(images_BCHW), labels_B)
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(labels_B))
+    def train(self, mode: bool = True) -> "Classifier":
+        """Training mode, but for batch norms whose statistics are frozen."""
+        super().train(mode)
+        if self.config.training.freeze_batch_norm:
+            for module in self.model.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):  # the base of all of them has no public name
+                    module.eval()
+        if self.averaged is not None:
+            self.averaged.eval()
+        return self
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of a batch of pixels (B, C, H, W) and labels (B,)."""
+        self._seed(batch_idx)
+        images_BCHW, targets = self.augment(batch.images_BCHW, batch.labels_B)
+        images_BCHW = self._in_memory_format(images_BCHW)
+        logits_BK = self.model(images_BCHW)
+        loss: Tensor = self.loss(logits_BK, targets)
+        if self.teacher is not None:
+            loss = self.teacher.mix(loss, logits_BK, images_BCHW)
+        if not math.isfinite(loss.item()):
+            raise NonFiniteLossError(
+                self.current_epoch, batch_idx, batch.indices_B.tolist(), layer_norms(self.model, images_BCHW)
+            )
+        self.train_loss.update(loss.detach(), len(batch.labels_B))
+        self.log("step_loss", loss.detach())
+        self.broken_images.update(batch.broken)
         return loss
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Cross-entropy and accuracy of held-out images."""
-        images_BCHW, labels_B = batch
-        logits_BK = self.model(images_BCHW)
-        self.test_accuracy(logits_BK, labels_B)
-        self.log("test_loss", self.test_loss(logits_BK, labels_B), on_epoch=True, batch_size=len(labels_B))
-        self.log("test_accuracy", self.test_accuracy, on_epoch=True)
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count what the model, and its average, make of images held out."""
+        images_BCHW = self._in_memory_format(batch.images_BCHW)
+        self.val_metrics.update(self.model(images_BCHW), batch.labels_B, batch.counted_B)
+        if self.averaged is not None:
+            self.ema_metrics.update(self.averaged.module(images_BCHW), batch.labels_B, batch.counted_B)
+        self.broken_images.update(batch.broken)
+
+    def on_validation_epoch_end(self) -> None:
+        """Sum up the epoch over all processes: its training, which is over by now, and its validation."""
+        self.epoch_metrics = {"train_loss": self.train_loss.total(self.trainer.strategy)}
+        self.epoch_metrics |= {f"val_{name}": value for name, value in self.val_metrics.totals().items()}
+        if self.averaged is not None:
+            self.epoch_metrics |= {f"ema_{name}": value for name, value in self.ema_metrics.totals().items()}
+        self.train_loss.reset()
+        self.log_dict(self.epoch_metrics, sync_dist=True)
+        if self.trainer.world_size > 1:
+            everywhere: list[Any] = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(everywhere, self.broken_images)
+            self.broken_images.update(*everywhere)
+
+    def weights(self) -> dict[str, nn.Module]:
+        """The weights that are evaluated, by name: the ``model`` and its ``average``."""
+        return {"model": self.model} | ({} if self.averaged is None else {"average": self.averaged.module})
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Move the average after each step of the optimizer."""
+        super().optimizer_step(*args, **kwargs)
+        if self.averaged is not None:
+            self.averaged.update(self.model, step=self.global_step + 1 if self.config.training.ema_warmup else None)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Timm's optimizer, with weight decay where the recipe has it, and its cosine schedule counted in steps."""
-        config = self.config
+        training = self.config.training
         optimizer = create_optimizer_v2(
-            self.model, opt=config.optimizer, lr=config.learning_rate, weight_decay=config.weight_decay
+            self.model,
+            opt=training.optimizer,
+            lr=self.learning_rate(),
+            weight_decay=training.weight_decay,
+            layer_decay=training.layer_decay,
+            **training.optimizer_arguments,
         )
         scheduler, _ = create_scheduler_v2(
             optimizer,
             sched="cosine",
-            num_epochs=config.epochs,
-            warmup_epochs=config.warmup_epochs,
-            warmup_lr=config.warmup_learning_rate,
-            min_lr=config.min_learning_rate,
+            num_epochs=training.epochs,
+            warmup_epochs=training.warmup_epochs,
+            warmup_lr=training.warmup_learning_rate,
+            min_lr=training.min_learning_rate,
             step_on_epochs=False,
-            updates_per_epoch=self.steps_per_epoch,
+            updates_per_epoch=math.ceil(self.data.batches_per_epoch() / training.accumulate),
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    @property
+    def data(self) -> ImageData:
+        """The images of the run."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
+        assert isinstance(data, ImageData)
+        return data
+
+    def learning_rate(self) -> float:
+        """The highest learning rate, for as many images as a step of the optimizer has over all processes."""
+        training = self.config.training
+        if training.learning_rate_images is None:
+            return training.learning_rate
+        images = training.batch_size * training.accumulate * self.trainer.world_size
+        return training.learning_rate * images / training.learning_rate_images
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """Timm's schedulers are functions of the number of steps taken."""
         assert isinstance(scheduler, Scheduler)
         scheduler.step_update(num_updates=self.global_step)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The loss so far is that of all processes; the checkpoint is written by one."""
+        checkpoint["train_loss_so_far"] = self.train_loss.state(self.trainer.strategy)
+        checkpoint["broken_images"] = sorted(self.broken_images)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """One process goes on with the loss so far, the others begin anew."""
+        if self.global_rank == 0:
+            self.train_loss.load(checkpoint["train_loss_so_far"])
+        self.broken_images.update(checkpoint["broken_images"])
+
+    def _seed(self, batch_idx: int) -> None:
+        words = np.random.SeedSequence([self.config.seed, self.current_epoch, batch_idx, self.global_rank])
+        seed = int(words.generate_state(1)[0])
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+
+    def _in_memory_format(self, images_BCHW: Tensor) -> Tensor:
+        if self.config.hardware.channels_last:
+            return images_BCHW.contiguous(memory_format=torch.channels_last)
+        return images_BCHW

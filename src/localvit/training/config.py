@@ -4,125 +4,225 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-import timm
-from torch import nn
-
-from localvit.data import DataConfig
+from localvit.data.config import AugmentationConfig, DataConfig, InputConfig
+from localvit.errors import require
 from localvit.locality import LocalityConfig
-from localvit.localize import Layers, localize
+from localvit.localize import Layers, Mode
+
+Precision = Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true"]
 
 
 @dataclass(frozen=True)
-class BodyConfig:
-    """The transformer that an experiment starts from, before any locality.
+class ModelConfig:
+    """The network: a model of timm or of the paper, and the locality put into it.
 
     Attributes:
         name: a model that ``timm.create_model`` knows.
-        arguments: what it is created with; image size, channels and classes follow from the data.
+        arguments: what it is created with; image size, channels and classes follow from input and data.
+        pretrained: start from the weights that timm knows for it.
+        checkpoint: start from the weights of this file; head and position embedding may be of another size.
+        locality: the feed-forward network put into it; none for the model as it is.
+        layers: which layers get it: all, low, middle, high, or a list of indices.
+        mode: in place of the MLP (replace), or added to a trained one without changing its outputs (residual).
     """
 
-    name: str = "deit_tiny_patch16_224"
+    name: str = "localvit_tiny_patch16_224"
     arguments: dict[str, Any] = field(default_factory=dict)
+    pretrained: bool = False
+    checkpoint: str | None = None
+    locality: LocalityConfig | None = None
+    layers: Layers = "all"
+    mode: Mode = "replace"
+
+    def __post_init__(self) -> None:
+        if self.pretrained and self.checkpoint is not None:
+            raise ValueError("pretrained and checkpoint are both given; weights can come from one of them")
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """The recipe: AdamW, cosine decay with warm-up, after DeiT.
+    """The recipe, after DeiT; the defaults are the published one.
 
     Attributes:
-        epochs: passes over the training images.
-        batch_size: images a step.
+        epochs: passes over the training images, warm-up included.
+        cooldown_epochs: passes after those, at the smallest learning rate.
+        batch_size: images a step and process.
+        accumulate: steps whose gradients are summed before the optimizer takes one.
         optimizer: a name that ``timm.optim.create_optimizer_v2`` knows.
+        optimizer_arguments: further arguments of it, such as betas.
         learning_rate: at its highest, after the warm-up.
+        learning_rate_images: images of an optimizer step that learning_rate is meant for; it is scaled in proportion to
+            those there are, over all processes. None to take it as it is.
         weight_decay: on weight matrices and convolutions; biases, norms, class token and position embedding have none.
+        layer_decay: factor of the learning rate from each layer to the one below, for fine-tuning; none for none.
         warmup_epochs: epochs over which the learning rate rises from warmup_learning_rate.
         warmup_learning_rate: at the first step.
-        min_learning_rate: at the last step.
+        min_learning_rate: at the end of the cosine.
         label_smoothing: probability taken from the true class and spread over all classes.
         gradient_clip: largest norm of the gradient of a step; 0 leaves it alone.
-        checkpoint_every_epochs: how many epochs an interruption may cost.
-        threads: of the CPU, for one run. Sums change with it in the last digits, so it is part of the recipe.
-        accelerator: where Lightning trains: cpu, cuda, mps, or auto for the best there is.
-        precision: as Lightning names it, such as 32-true or bf16-mixed.
+        ema_decay: of an exponential moving average of the weights, which is evaluated and kept beside them; 0 for none.
+        ema_warmup: let the decay of the average rise to ema_decay, for runs of few steps.
+        freeze_batch_norm: leave the statistics of batch norms as the checkpoint has them.
+        checkpoint_minutes: how much an interruption may cost at most, beside the end of each epoch.
     """
 
     epochs: int = 300
+    cooldown_epochs: int = 10
     batch_size: int = 128
+    accumulate: int = 1
     optimizer: str = "adamw"
+    optimizer_arguments: dict[str, Any] = field(default_factory=dict)
     learning_rate: float = 5e-4
+    learning_rate_images: int | None = 512
     weight_decay: float = 0.05
+    layer_decay: float | None = None
     warmup_epochs: int = 5
     warmup_learning_rate: float = 1e-6
     min_learning_rate: float = 1e-5
     label_smoothing: float = 0.1
     gradient_clip: float = 0.0
-    checkpoint_every_epochs: int = 1
-    threads: int = 1
-    accelerator: str = "auto"
-    precision: str = "32-true"
+    ema_decay: float = 0.99996
+    ema_warmup: bool = False
+    freeze_batch_norm: bool = False
+    checkpoint_minutes: float = 10.0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "checkpoint_every_epochs", "threads", "learning_rate"):
-            _require(name, getattr(self, name), above=0)
-        for name in ("weight_decay", "warmup_learning_rate", "min_learning_rate", "gradient_clip", "warmup_epochs"):
-            _require(name, getattr(self, name), at_least=0)
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing is {self.label_smoothing}; it must be at least 0 and below 1")
+        for name in ("epochs", "batch_size", "accumulate", "learning_rate", "checkpoint_minutes"):
+            require(name, getattr(self, name), above=0)
+        for name in ("weight_decay", "warmup_learning_rate", "min_learning_rate", "gradient_clip"):
+            require(name, getattr(self, name), at_least=0)
+        for name in ("warmup_epochs", "cooldown_epochs"):
+            require(name, getattr(self, name), at_least=0)
+        if self.learning_rate_images is not None:
+            require("learning_rate_images", self.learning_rate_images, at_least=1)
+        for name in ("label_smoothing", "ema_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
+        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay is {self.layer_decay}; it must be above 0 and at most 1")
         if self.warmup_epochs >= self.epochs:
             raise ValueError(
                 f"warmup_epochs is {self.warmup_epochs} of {self.epochs} epochs; "
                 "it must be fewer, so that training reaches its learning rate"
             )
 
+    @property
+    def total_epochs(self) -> int:
+        """Passes over the training images in all."""
+        return self.epochs + self.cooldown_epochs
 
-def _require(name: str, value: float, *, above: float | None = None, at_least: float | None = None) -> None:
-    if above is not None and not value > above:
-        raise ValueError(f"{name} is {value}; it must be more than {above}")
-    if at_least is not None and not value >= at_least:
-        raise ValueError(f"{name} is {value}; it must be at least {at_least}")
+
+@dataclass(frozen=True)
+class DistillationConfig:
+    """Learning from a teacher's answers beside the labels (DeiT, arXiv 2012.12877, section 4).
+
+    Attributes:
+        teacher: a model that ``timm.create_model`` knows.
+        checkpoint: the teacher's weights; those that timm knows for it by default.
+        kind: from the teacher's probabilities (soft) or from its first choice (hard).
+        weight: alpha, the share of the teacher in the loss.
+        temperature: tau, which softens both distributions.
+    """
+
+    teacher: str
+    checkpoint: str | None = None
+    kind: Literal["soft", "hard"] = "soft"
+    weight: float = 0.5
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight <= 1:
+            raise ValueError(f"weight is {self.weight}; it must lie in 0 to 1")
+        require("temperature", self.temperature, above=0)
+
+
+@dataclass(frozen=True)
+class HardwareConfig:
+    """What a run is computed on. Under torchrun or SLURM the processes are theirs.
+
+    Attributes:
+        accelerator: cpu, cuda, mps, or auto for the best there is.
+        devices: of it, a number or auto: all GPUs, or one process on a CPU.
+        precision: as Lightning names it.
+        compile: compile the model with ``torch.compile``.
+        channels_last: keep images and weights of convolutions channels-last.
+        sync_batch_norm: share the statistics of batch norms between GPUs.
+        workers: processes that read images, for each training process; as many as cores allow, up to 8, by default.
+        threads: of the CPU, for one process; all by default. Sums change with it in the last digits.
+    """
+
+    accelerator: str = "auto"
+    devices: int | Literal["auto"] = "auto"
+    precision: Precision = "32-true"
+    compile: bool = False
+    channels_last: bool = False
+    sync_batch_norm: bool = False
+    workers: int | None = None
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.workers is not None:
+            require("workers", self.workers, at_least=0)
+        for name in ("threads", "devices"):
+            if isinstance(value := getattr(self, name), int):
+                require(name, value, at_least=1)
+
+
+@dataclass(frozen=True)
+class LoggingConfig:
+    """Where the metrics go beside ``metrics.csv``.
+
+    Attributes:
+        tensorboard: event files in the run's folder.
+        wandb_project: a project of Weights & Biases (``pip install wandb``); none for none.
+        every_steps: how often the loss of a step is logged there.
+    """
+
+    tensorboard: bool = True
+    wandb_project: str | None = None
+    every_steps: int = 50
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One training run, complete: the same configuration gives the same weights.
+    """One training run, complete: on the same hardware the same configuration gives the same weights.
 
     Attributes:
-        body: the transformer.
-        locality: the feed-forward network put into it; none for the baseline.
-        layers: which layers get it.
+        model: the network.
         data: the images.
+        input: what the network is shown of them.
+        augmentation: what training does to them.
         training: the recipe.
-        seed: of the initial weights, the order of the images and their augmentation.
+        distillation: a teacher; none for labels alone.
+        hardware: what it is computed on.
+        logging: where its metrics go.
+        seed: of the initial weights, the order of the images, their augmentation and stochastic depth.
     """
 
-    body: BodyConfig
-    locality: LocalityConfig | None
-    layers: Layers
-    data: DataConfig
-    training: TrainingConfig
-    seed: int
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    input: InputConfig = field(default_factory=InputConfig)
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    distillation: DistillationConfig | None = None
+    hardware: HardwareConfig = field(default_factory=HardwareConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.augmentation.mixes and self.training.batch_size % 2:
+            raise ValueError(
+                f"batch_size is {self.training.batch_size}; mixup and cutmix pair images, so it must be even "
+                "(or switch them off with augmentation.mixup and augmentation.cutmix 0)"
+            )
 
     def key(self) -> str:
-        """Short hash of all that decides the result; a run folder carries it in its name."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()[:10]
+        """Short hash of the whole configuration; a run folder carries it in its name."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:10]
 
-    def to_json(self) -> str:
-        """The whole configuration, readable."""
-        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True)
-
-    def build_model(self, *, input_size: tuple[int, int, int], num_classes: int) -> nn.Module:
-        """A fresh model for images (channels, height, width); the weights it shares with the baseline are equal.
-
-        They are, because the baseline is built first and drawn from the same seed, then localized.
-        """
-        channels, *image_size = input_size
-        model: nn.Module = timm.create_model(
-            self.body.name,
-            num_classes=num_classes,
-            in_chans=channels,
-            img_size=tuple(image_size),
-            **self.body.arguments,
-        )
-        return model if self.locality is None else localize(model, self.locality, layers=self.layers)
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dicts, lists and scalars: the form of a recipe file."""
+        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return plain

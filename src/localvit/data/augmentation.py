@@ -1,0 +1,85 @@
+"""What training does to images: each alone in the loading processes, then the whole batch on the device."""
+
+from collections.abc import Callable
+
+import torch
+from PIL import Image
+from timm.data import Mixup, create_transform
+from timm.data.random_erasing import RandomErasing
+from torch import Tensor, nn
+from torchvision import transforms
+
+from localvit.data.config import AugmentationConfig, InputConfig
+
+
+def training_transform(shown: InputConfig, augmentation: AugmentationConfig) -> Callable[[Image.Image], Tensor]:
+    """An image to pixels (C, H, W) of 0 to 255 (uint8), cropped, mirrored and augmented at random."""
+    crop_and_flip, augment, _ = create_transform(
+        separate=True,
+        input_size=(shown.channels, *shown.image_size),
+        is_training=True,
+        scale=augmentation.crop_scale,
+        ratio=augmentation.crop_ratio,
+        hflip=augmentation.horizontal_flip,
+        auto_augment=augmentation.policy,
+        color_jitter=augmentation.color_jitter or None,  # type: ignore[arg-type]  # None is for none
+        interpolation=shown.interpolation,
+        mean=shown.mean,
+        std=shown.std,
+    )
+    geometry = crop_and_flip.transforms
+    if augmentation.crop_padding:
+        geometry[:1] = [
+            transforms.Resize(shown.image_size, transforms.InterpolationMode(shown.interpolation)),
+            transforms.RandomCrop(shown.image_size, padding=augmentation.crop_padding),
+        ]
+    # timm's last part would normalise and erase here; bytes travel faster between processes, and the device does the
+    # rest for the whole batch.
+    pipeline: Callable[[Image.Image], Tensor] = transforms.Compose(
+        [*geometry, *augment.transforms, transforms.PILToTensor()]
+    )
+    return pipeline
+
+
+class BatchAugmentation(nn.Module):
+    """Normalises a batch, erases rectangles and mixes its images.
+
+    Args:
+        shown: mean and standard deviation.
+        augmentation: erasing, mixup and cutmix.
+        num_classes: K.
+        label_smoothing: of mixed targets.
+    """
+
+    mean_C11: Tensor
+    std_C11: Tensor
+
+    def __init__(
+        self, shown: InputConfig, augmentation: AugmentationConfig, *, num_classes: int, label_smoothing: float
+    ) -> None:
+        super().__init__()
+        self.register_buffer("mean_C11", 255 * torch.tensor(shown.mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std_C11", 255 * torch.tensor(shown.std).view(-1, 1, 1), persistent=False)
+        self.augmentation = augmentation
+        self.mix = (
+            Mixup(
+                mixup_alpha=augmentation.mixup,
+                cutmix_alpha=augmentation.cutmix,
+                prob=augmentation.mix_probability,
+                switch_prob=augmentation.mix_switch_probability,
+                label_smoothing=label_smoothing,
+                num_classes=num_classes,
+            )
+            if augmentation.mixes
+            else None
+        )
+
+    def forward(self, pixels_BCHW: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixels of 0 to 255 and labels to images and targets: labels (B,), or probabilities (B, K) where they mix."""
+        images_BCHW = (pixels_BCHW.to(self.mean_C11.dtype) - self.mean_C11) / self.std_C11
+        if self.augmentation.random_erasing:
+            erase = RandomErasing(
+                self.augmentation.random_erasing, mode=self.augmentation.erasing_mode, device=images_BCHW.device
+            )
+            images_BCHW = erase(images_BCHW)
+        return self.mix(images_BCHW, labels_B) if self.mix is not None else (images_BCHW, labels_B)

@@ -1,0 +1,174 @@
+"""The images of a run for Lightning: batches that can go on in the middle of an epoch."""
+
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import lightning.pytorch as lightning
+import torch
+from torch.utils.data import DataLoader
+
+from localvit.data.augmentation import training_transform
+from localvit.data.config import AugmentationConfig, DataConfig, InputConfig
+from localvit.data.dataset import Batch, ImageDataset, collate
+from localvit.data.order import EvaluationOrder, TrainingOrder
+from localvit.data.source import DataError, ImageSource
+from localvit.data.transforms import evaluation_transform
+
+_MOST_WORKERS = 8
+
+
+class TrainingLoader(DataLoader[Batch]):
+    """Batches of a :class:`TrainingOrder`; Lightning keeps its state in checkpoints and gives it back.
+
+    Attributes:
+        seconds_waited: for images, over all batches so far.
+    """
+
+    def __init__(self, dataset: ImageDataset, order: TrainingOrder, *, batch_size: int, **options: Any) -> None:
+        super().__init__(dataset, batch_size, sampler=order, drop_last=True, **options)  # type: ignore[arg-type]
+        self.order = order
+        self.images_a_batch = batch_size
+        self.batches_done = 0
+        self.seconds_waited = 0.0
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # a generator will do
+        self.batches_done = self.first_batch
+        batches = super().__iter__()
+        while True:
+            start = time.perf_counter()
+            batch = next(batches, None)
+            self.seconds_waited += time.perf_counter() - start
+            if batch is None:
+                return
+            self.batches_done += 1
+            yield batch
+
+    @property
+    def first_batch(self) -> int:
+        """Batches of this epoch that an interrupted run had done."""
+        return self.order.skipped // self.images_a_batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Where in which epoch the last batch was."""
+        if self.batches_done == len(self):
+            return {"epoch": self.order.epoch + 1, "batches": 0}
+        return {"epoch": self.order.epoch, "batches": self.batches_done}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on after that batch."""
+        self.order.resume(state["epoch"], state["batches"] * self.images_a_batch)
+
+
+class ImageData(lightning.LightningDataModule):
+    """The images of a run, or of an evaluation where there is no part to learn from.
+
+    Args:
+        val: the part held out.
+        data: what happens with broken images.
+        shown: what the model is shown of an image.
+        batch_size: images a step and process.
+        workers: loading processes of each process; as many as cores allow by default.
+        train: the part to learn from.
+        augmentation: what training does to images.
+        seed: of order and augmentation.
+
+    Raises:
+        DataError: where the part to learn from does not fill a batch for every process.
+    """
+
+    def __init__(
+        self,
+        val: ImageSource,
+        data: DataConfig,
+        shown: InputConfig,
+        *,
+        batch_size: int,
+        workers: int | None = None,
+        train: ImageSource | None = None,
+        augmentation: AugmentationConfig | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.val, self.train = val, train
+        self.data, self.shown, self.augmentation = data, shown, augmentation or AugmentationConfig()
+        self.batch_size, self.workers, self.seed = batch_size, workers, seed
+
+    def batches_per_epoch(self) -> int:
+        """Training batches of this process in an epoch."""
+        return len(self._order()) // self.batch_size
+
+    def train_dataloader(self) -> TrainingLoader:
+        """Batches of pixels, 0 to 255; what fills no batch is left out of an epoch."""
+        assert self.train is not None
+        order = self._order()
+        if len(order) < self.batch_size:
+            raise DataError(
+                f"batch_size is {self.batch_size}, and each of {order.world_size} process(es) has {len(order)} "
+                "training images; make it smaller"
+            )
+        empty_CHW = torch.zeros(self.shown.channels, *self.shown.image_size, dtype=torch.uint8)
+        transform = training_transform(self.shown, self.augmentation)
+        dataset = ImageDataset(self.train, transform, empty_CHW=empty_CHW)
+        return TrainingLoader(dataset, order, batch_size=self.batch_size, **self._options(order.world_size))
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Stop at an image that cannot be read, where the settings say so, or where there is none in its place."""
+        if batch.broken and self.data.on_broken == "stop":
+            raise DataError(
+                f"{batch.broken[0]}. Mend or remove it, or leave such images out with --data.on_broken skip"
+            )
+        if self.trainer is not None and self.trainer.training and not batch.counted_B.all():
+            raise DataError(
+                f"{len(batch.broken)} images cannot be read, the last one {batch.broken[-1]}; check the data"
+            )
+        return batch
+
+    def _order(self) -> TrainingOrder:
+        assert self.train is not None
+        rank, world_size = self._processes()
+        num_images, repeats = len(self.train.labels_M), self.augmentation.repeats
+        return TrainingOrder(num_images, seed=self.seed, repeats=repeats, rank=rank, world_size=world_size)
+
+    def _processes(self) -> tuple[int, int]:
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Batches of normalised images, every image of the part held out in one process."""
+        rank, world_size = self._processes()
+        empty_CHW = torch.zeros(self.shown.channels, *self.shown.image_size)
+        dataset = ImageDataset(self.val, evaluation_transform(self.shown), empty_CHW=empty_CHW)
+        order = EvaluationOrder(len(self.val.labels_M), rank=rank, world_size=world_size)
+        return DataLoader[Batch](
+            dataset,  # type: ignore[arg-type]  # collate turns its samples into batches
+            2 * self.batch_size,
+            sampler=order,
+            **self._options(world_size),
+        )
+
+    def _options(self, world_size: int) -> dict[str, Any]:
+        workers = default_workers(world_size) if self.workers is None else self.workers
+        return {
+            "collate_fn": collate,
+            "num_workers": workers,
+            "persistent_workers": workers > 0,
+            "pin_memory": torch.cuda.is_available(),
+            "worker_init_fn": _give_way,
+        }
+
+
+def _give_way(worker: int) -> None:
+    """Let training have the cores where it computes on them too: its threads wait for each other.
+
+    Loading catches up whenever training waits for images.
+    """
+    if not torch.accelerator.is_available():
+        os.nice(19)
+
+
+def default_workers(world_size: int) -> int:
+    """Loading processes for each of the training processes that share this machine."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
+    return min(_MOST_WORKERS, max(1, cores // here))

@@ -1,0 +1,13 @@
+"""Errors that say what was given, what is allowed and what to do."""
+
+
+class LocalViTError(RuntimeError):
+    """Something that the user can mend; the command line prints its message and no traceback."""
+
+
+def require(name: str, value: float, *, above: float | None = None, at_least: float | None = None) -> None:
+    """Raise ``ValueError`` unless ``value`` is ``above`` one bound, or ``at_least`` another."""
+    if above is not None and not value > above:
+        raise ValueError(f"{name} is {value}; it must be more than {above}")
+    if at_least is not None and not value >= at_least:
+        raise ValueError(f"{name} is {value}; it must be at least {at_least}")

@@ -1,0 +1,104 @@
+"""The network that a run starts from: created, given weights, localized."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from timm.layers import resize_rel_pos_bias_table
+from timm.models import adapt_input_conv
+from torch import Tensor, nn
+
+from localvit.checkpoints import read_localizations, read_state_dict, require_fit
+from localvit.data.config import InputConfig
+from localvit.localize import localizations, localize
+from localvit.model_description import require_known
+from localvit.model_file import create_model
+from localvit.models.build import resample_pos_embed
+from localvit.official_keys import from_official
+from localvit.training.config import ModelConfig
+
+
+def build_model(config: ModelConfig, shown: InputConfig, *, num_classes: int) -> nn.Module:
+    """The model of a run; from the same seed, the weights it shares with the model that is not localized are equal.
+
+    They are, because that model is built first and drawn from the seed, then localized.
+
+    Args:
+        config: which model, with which weights and locality.
+        shown: image size and channels.
+        num_classes: of its head.
+
+    Raises:
+        ValueError: for a model that timm does not know, weights that do not fit, or locality that cannot be placed.
+        FileNotFoundError: where there is no such checkpoint.
+    """
+    require_known(config.name)
+    model = create_model(config.name, shown, num_classes=num_classes, pretrained=config.pretrained, **config.arguments)
+    path = None if config.checkpoint is None else Path(config.checkpoint)
+    saved = [] if path is None else read_localizations(path) or []
+    if path is not None and saved in ([], localizations(model)):
+        start_from(model, path)
+        path = None
+    if config.locality is not None:
+        localize(model, config.locality, layers=config.layers, mode=config.mode)
+    if path is not None:
+        if not localizations(model):
+            for call in saved:
+                localize(model, call.config, layers=call.layers, mode=call.mode)
+        if localizations(model) != saved:
+            raise ValueError(
+                f"{path} was saved from a model localized as {saved}, and this one is localized as "
+                f"{localizations(model)}; leave model.locality out, or give it as in the file"
+            )
+        start_from(model, path)
+    return model
+
+
+def start_from(model: nn.Module, path: Path) -> None:
+    """Load a checkpoint for fine-tuning: all but the head may have to fit, which is new where the classes differ.
+
+    Position embeddings and tables of relative positions are resized (bicubically), and the first convolution is adapted
+    from three channels to others, as timm does.
+
+    Raises:
+        ValueError: where anything else does not fit; the message lists what.
+    """
+    ours = model.state_dict()
+    state_dict = from_official(read_state_dict(path), model)
+    fitted = {key: _fit(key, value, ours, model) for key, value in state_dict.items()}
+    require_fit(fitted, model, path)
+    model.load_state_dict(fitted)
+
+
+def _fit(key: str, value: Tensor, ours: Mapping[str, Tensor], model: nn.Module) -> Tensor:
+    own = ours.get(key)
+    if own is None or own.shape == value.shape:
+        return value
+    if key.rpartition(".")[0] in _names(model, "classifier"):
+        return own
+    if key.rpartition(".")[0] in _names(model, "first_conv") and value.shape == (own.shape[0], 3, *own.shape[2:]):
+        adapted: Tensor = adapt_input_conv(own.shape[1], value)
+        return adapted
+    if "pos_embed" in key and value.ndim == 3:
+        prefix = int(getattr(model, "num_prefix_tokens", 0)) if key == "pos_embed" else 0
+        return resample_pos_embed(value, _grid(model, own.shape[1] - prefix), prefix)
+    if key.endswith("relative_position_bias_table"):
+        window: Any = model.get_submodule(key.rpartition(".")[0]).window_size
+        resized: Tensor = resize_rel_pos_bias_table(value, window, own.shape)
+        return resized
+    return value
+
+
+def _names(model: nn.Module, what: str) -> tuple[str, ...]:
+    config: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]  # timm's models have it
+    names = config.get(what) or ()
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _grid(model: nn.Module, tokens: int) -> tuple[int, int]:
+    grid = getattr(getattr(model, "patch_embed", None), "grid_size", None)
+    if grid is not None and grid[0] * grid[1] == tokens:
+        return (grid[0], grid[1])
+    side = math.isqrt(tokens)
+    return (side, tokens // side)

@@ -1,0 +1,150 @@
+"""What a person sees while a run trains: rate, time left, loss, accuracy, and the time spent waiting for images."""
+
+import time
+from typing import Any
+
+import lightning.pytorch as lightning
+from lightning.pytorch.callbacks import Callback
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from localvit.data.module import TrainingLoader
+from localvit.training.classifier import Classifier
+
+_SECONDS_BETWEEN_UPDATES = 0.5
+
+
+class TerminalProgress(Callback):
+    """A bar over the whole run, and a line for each epoch that stays.
+
+    Args:
+        console: where to.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}"),
+            console=console,
+            transient=True,
+        )
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Begin where the run begins, or goes on."""
+        if not trainer.is_global_zero:
+            return
+        self.on_train_epoch_start(trainer, pl_module)
+        self.task = self.progress.add_task("", total=(trainer.max_epochs or 0) * _batches(trainer), figures="")
+        self.progress.start()
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Start the clock of an epoch."""
+        self.start = self.updated = time.perf_counter()
+        self.waited = _loader(trainer).seconds_waited
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Move the bar, at most twice a second."""
+        if not trainer.is_global_zero or time.perf_counter() - self.updated < _SECONDS_BETWEEN_UPDATES:
+            return
+        self.updated = time.perf_counter()
+        seconds = self.updated - self.start
+        loader = _loader(trainer)
+        images = (batch_idx + 1 - loader.first_batch) * loader.images_a_batch * trainer.world_size
+        assert isinstance(pl_module, Classifier)
+        top1 = pl_module.epoch_metrics.get("val_top1")
+        figures = [
+            f"{images / seconds:,.0f} images/s",
+            f"loss {float(outputs['loss']) * trainer.accumulate_grad_batches:.3f}",
+            *([] if top1 is None else [f"top-1 {top1:.2f} %"]),
+            f"waiting for data {100 * (loader.seconds_waited - self.waited) / seconds:.0f} %",
+        ]
+        epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+        done = trainer.current_epoch * _batches(trainer) + batch_idx + 1
+        self.progress.update(self.task, completed=done, description=epoch, figures=", ".join(figures))
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """A line that stays."""
+        if not trainer.is_global_zero:
+            return
+        assert isinstance(pl_module, Classifier)
+        metrics = pl_module.epoch_metrics
+        average = f", averaged weights {metrics['ema_top1']:.2f} %" if "ema_top1" in metrics else ""
+        self.progress.update(self.task, completed=(trainer.current_epoch + 1) * _batches(trainer))
+        self.progress.console.print(
+            f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}: train loss {metrics['train_loss']:.4f}, "
+            f"val loss {metrics['val_loss']:.4f}, top-1 {metrics['val_top1']:.2f} %{average}, "
+            f"{time.perf_counter() - self.start:.1f} s",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Leave the terminal as it was."""
+        self.progress.stop()
+
+    def on_exception(self, *args: Any) -> None:
+        """Leave the terminal as it was."""
+        self.progress.stop()
+
+
+class EvaluationProgress(Callback):
+    """A bar over the images of an evaluation.
+
+    Args:
+        console: where to.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.progress = Progress(
+            TextColumn("evaluating"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[rate]}"),
+            console=console,
+            transient=True,
+        )
+
+    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Begin."""
+        if trainer.is_global_zero:
+            self.start, self.images = time.perf_counter(), 0
+            self.task = self.progress.add_task("", total=sum(trainer.num_val_batches), rate="")
+            self.progress.start()
+
+    def on_validation_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, *args: Any
+    ) -> None:
+        """Move the bar."""
+        if trainer.is_global_zero:
+            self.images += len(batch.labels_B) * trainer.world_size
+            rate = self.images / (time.perf_counter() - self.start)
+            self.progress.update(self.task, advance=1, rate=f"{rate:,.0f} images/s")
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Leave the terminal as it was."""
+        self.progress.stop()
+
+    def on_exception(self, *args: Any) -> None:
+        """Leave the terminal as it was."""
+        self.progress.stop()
+
+
+def _batches(trainer: lightning.Trainer) -> int:
+    return int(trainer.num_training_batches)
+
+
+def _loader(trainer: lightning.Trainer) -> TrainingLoader:
+    loader = trainer.train_dataloader
+    assert isinstance(loader, TrainingLoader)
+    return loader

@@ -1,0 +1,67 @@
+"""What a run was, for whoever opens its folder years later."""
+
+import json
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from localvit.files import write_text
+
+RECORD = "record.json"
+_PACKAGES = ("localvit", "torch", "torchvision", "timm", "lightning", "numpy", "pillow", "datasets")
+
+
+def note_start(folder: Path, *, seed: int, world_size: int) -> None:
+    """Add to a run's record that it was started, or went on, now: command, versions, state of the code, machine."""
+    path = folder / RECORD
+    starts: list[dict[str, Any]] = json.loads(path.read_text())["starts"] if path.exists() else []
+    starts.append(
+        {
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "command": shlex.join([_program(), *sys.argv[1:]]),
+            "seed": seed,
+            "processes": world_size,
+            "versions": {name: _version(name) for name in _PACKAGES} | {"python": platform.python_version()},
+            "code": _git_state(Path(__file__).parent),
+            "machine": {
+                "system": platform.platform(),
+                "processor": platform.processor() or platform.machine(),
+                "threads": torch.get_num_threads(),
+                "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+            },
+        }
+    )
+    write_text(path, json.dumps({"starts": starts}, indent=1))
+
+
+def _program() -> str:
+    name = Path(sys.argv[0]).name
+    return "localvit" if name == "__main__.py" else name
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git_state(folder: Path) -> dict[str, Any] | None:
+    """Commit and changed files of this project's checkout; none where it was installed without one."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "__init__.py")  # an environment inside another project is not its checkout
+        return {"commit": git("rev-parse", "HEAD"), "changed": git("status", "--porcelain").splitlines()}
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,243 @@
+"""Nothing is lost: runs are killed, interrupted, starved of disk and of a process, and end with the same weights."""
+
+import json
+import multiprocessing
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+import yaml
+from torch import Tensor
+
+from localvit import LocalityConfig
+from localvit.data import AugmentationConfig, DataConfig, InputConfig
+from localvit.errors import LocalViTError
+from localvit.training import HardwareConfig, LoggingConfig, ModelConfig, RunConfig, TrainingConfig, read_result, run
+from localvit.training.checkpointing import AtomicCheckpointIO, CheckpointError
+
+# All that is drawn at random: order, crops, erasing, mixing, stochastic depth. A checkpoint after every step.
+CONFIG = RunConfig(
+    model=ModelConfig(
+        "deit_tiny_patch16_224",
+        {"patch_size": 4, "embed_dim": 12, "depth": 2, "num_heads": 2, "drop_path_rate": 0.2},
+        locality=LocalityConfig(),
+    ),
+    data=DataConfig(source="digits", held_out=0.25),
+    input=InputConfig((8, 8), 1, (0.3,), (0.37,), crop_fraction=1.0),
+    augmentation=AugmentationConfig(policy=None),
+    training=TrainingConfig(
+        epochs=3,
+        cooldown_epochs=1,
+        warmup_epochs=1,
+        batch_size=64,
+        learning_rate=3e-3,
+        ema_decay=0.9,
+        accumulate=2,
+        checkpoint_minutes=1e-6,
+    ),
+    hardware=HardwareConfig(accelerator="cpu", threads=1, workers=0),
+    logging=LoggingConfig(tensorboard=False),
+)
+WEIGHTS = ("last.safetensors", "last_average.safetensors", "best.safetensors")
+
+
+def weights(folder: Path) -> dict[str, dict[str, Tensor]]:
+    return {name: safetensors.torch.load_file(folder / name) for name in WEIGHTS}
+
+
+def assert_equal(one: Path, other: Path) -> None:
+    """Two runs ended with the same bits."""
+    assert read_result(one) == read_result(other)
+    for name, tensors in weights(one).items():
+        others = weights(other)[name]
+        assert tensors.keys() == others.keys()
+        for key, tensor in tensors.items():
+            assert torch.equal(tensor, others[key]), f"{name}: {key}"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was never interrupted."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    run(CONFIG, folder)
+    return folder
+
+
+def _run(folder: Path) -> None:
+    run(CONFIG, folder)
+
+
+@pytest.fixture(scope="module")
+def processes() -> Any:
+    """Starts processes that have imported everything already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["localvit.training"])
+    return context
+
+
+def test_a_run_killed_at_20_random_moments_ends_with_the_same_bits(whole: Path, processes: Any, tmp_path: Path) -> None:
+    moments = np.random.default_rng(0)
+    while_writing = 0
+    for kill in range(20):
+        process = processes.Process(target=_run, args=(tmp_path,))
+        process.start()
+        before = (tmp_path / "last.ckpt").stat().st_mtime_ns if (tmp_path / "last.ckpt").exists() else 0
+        _wait_until(lambda: _newer(tmp_path / "last.ckpt", before), process)  # noqa: B023
+        time.sleep(moments.uniform(0, 0.1))
+        if kill % 2:  # in the middle of writing
+            _wait_until(lambda: any(tmp_path.glob(".last.ckpt.*.tmp")), process)
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        while_writing += any(tmp_path.glob(".last.ckpt.*.tmp"))
+        torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert while_writing >= 5
+    assert read_result(tmp_path) is None, "it was finished before it was killed 20 times"
+    run(CONFIG, tmp_path)
+    assert_equal(tmp_path, whole)
+    assert not any(tmp_path.glob(".*.tmp"))
+    assert not (tmp_path / "last.ckpt").exists()
+
+
+def _newer(path: Path, than: int) -> bool:
+    try:
+        return path.stat().st_mtime_ns > than
+    except FileNotFoundError:
+        return False
+
+
+def _wait_until(condition: Any, process: Any, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.is_alive(), "it ended by itself"
+        assert time.monotonic() < end
+        time.sleep(0.0005)
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    """The run as a file, with a longer course."""
+    path = tmp_path / "recipe.yaml"
+    settings = replace(CONFIG, training=replace(CONFIG.training, epochs=400, checkpoint_minutes=10)).to_dict()
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+def _start(recipe: Path, folder: Path, *arguments: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    command = [*(launcher or (sys.executable,)), "-m", "localvit", "train", "--config", str(recipe)]
+    return subprocess.Popen(
+        [*command, "--output", str(folder), *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # What a shell starts in the background ignores Ctrl-C, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_the_state_and_stops_within_seconds(
+    number: signal.Signals, recipe: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    process = _start(recipe, folder)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("epoch 2/"):
+            break
+    start = time.monotonic()
+    process.send_signal(number)
+    printed = process.stderr.read()
+    assert process.wait(timeout=20) == 128 + number, printed
+    assert time.monotonic() - start < 5
+    assert f"Stopped by {number.name}; the state is saved" in printed
+    state = torch.load(folder / "last.ckpt", weights_only=True)
+    assert state["global_step"] > 0
+    assert not (folder / "result.json").exists()
+
+
+def test_a_full_disk_stops_the_run_and_keeps_the_last_checkpoint(processes: Any, tmp_path: Path) -> None:
+    outcome = processes.Queue()
+    process = processes.Process(target=_run_out_of_space, args=(tmp_path, outcome))
+    process.start()
+    message = outcome.get(timeout=120)
+    process.join()
+    assert "cannot be written" in message
+    assert "The one before it is kept" in message
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] > 0
+    assert not any(tmp_path.glob(".last.ckpt.*.tmp"))
+
+
+def _run_out_of_space(folder: Path, outcome: Any) -> None:
+    """A limit on the size of files is what a process without a disk of its own can have of a full one."""
+    from lightning.pytorch.callbacks import Callback
+
+    class FullAfterSomeSteps(Callback):
+        def on_train_batch_start(self, trainer: Any, *args: Any) -> None:
+            if trainer.global_step == 4:
+                signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+                resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+
+    try:
+        run(CONFIG, folder, callbacks=[FullAfterSomeSteps()])
+        outcome.put("no error")
+    except LocalViTError as error:
+        outcome.put(str(error))
+
+
+def test_a_write_that_fails_half_way_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    storage = AtomicCheckpointIO()
+    storage.save_checkpoint({"step": torch.tensor(1)}, path)
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        storage.save_checkpoint({"step": torch.tensor(2), "broken": _CannotBePickled()}, path)
+    assert storage.load_checkpoint(path) == {"step": torch.tensor(1)}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+class _CannotBePickled:
+    def __reduce__(self) -> Any:
+        raise OSError(28, "No space left on device")
+
+
+@pytest.mark.slow
+def test_torchrun_restarts_both_processes_when_one_is_killed(tmp_path: Path) -> None:
+    """Both go on from the last checkpoint, and end with the bits of a run of two that nobody killed."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(CONFIG.to_dict()))
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2")
+    torchrun = (*torchrun, "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0")
+    undisturbed = _start(path, tmp_path / "whole", launcher=(*torchrun, "--max-restarts", "0"))
+    assert undisturbed.stderr is not None
+    printed = undisturbed.stderr.read()
+    assert undisturbed.wait() == 0, printed
+
+    folder = tmp_path / "killed"
+    process = _start(path, folder, launcher=(*torchrun, "--max-restarts", "3"))
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "epoch 1/" in line:
+            break
+    victims = _ranks(process.pid)
+    os.kill(victims[1], signal.SIGKILL)
+    printed = process.stderr.read()
+    assert process.wait(timeout=120) == 0, printed
+    assert_equal(folder, tmp_path / "whole")
+    starts = json.loads((folder / "record.json").read_text())["starts"]
+    assert len(starts) == 2
+    assert all(start["processes"] == 2 for start in starts)
+
+
+def _ranks(agent: int) -> list[int]:
+    children = Path(f"/proc/{agent}/task/{agent}/children").read_text().split()
+    return sorted(int(child) for child in children if "localvit" in Path(f"/proc/{child}/cmdline").read_text())
