@@ -26,9 +26,9 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.data import Dataset
 
-from localvit.data import DataConfig, ImageData
+from localvit.data import DataConfig
 from localvit.data.dataset import Sample, collate
-from localvit.data.module import TrainingLoader
+from localvit.data.module import ImageData, TrainingLoader
 from localvit.data.order import Draw
 from localvit.data.sources import open_parts
 from localvit.files import write_text

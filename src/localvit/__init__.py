@@ -8,14 +8,18 @@ from localvit.checkpoints import load_checkpoint, save_checkpoint
 from localvit.layouts import TokenLayout, register_layout
 from localvit.locality import LocalityConfig, LocalityFeedForward
 from localvit.localize import localize
+from localvit.model_file import ModelDescription, load_model, save_model
 
 __all__ = [
     "LocalityConfig",
     "LocalityFeedForward",
+    "ModelDescription",
     "TokenLayout",
     "load_checkpoint",
+    "load_model",
     "localize",
     "models",
     "register_layout",
     "save_checkpoint",
+    "save_model",
 ]

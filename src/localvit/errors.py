@@ -1,8 +1,22 @@
 """Errors that say what was given, what is allowed and what to do."""
 
+import signal
+
 
 class LocalViTError(RuntimeError):
     """Something that the user can mend; the command line prints its message and no traceback."""
+
+
+class Interrupted(Exception):
+    """A signal stopped the run after its state was saved.
+
+    Args:
+        signal_number: which.
+    """
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(f"Stopped by {signal.Signals(signal_number).name}")
+        self.signal_number = signal_number
 
 
 def require(name: str, value: float, *, above: float | None = None, at_least: float | None = None) -> None:

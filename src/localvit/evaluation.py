@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from localvit.data import DataConfig, DataError, ImageData, ImageSource
+from localvit.data import DataConfig, DataError, ImageSource
 from localvit.data.dataset import Batch
+from localvit.data.module import ImageData
 from localvit.data.sources import open_val
 from localvit.model_file import ModelDescription
 from localvit.training.config import HardwareConfig

@@ -14,21 +14,10 @@ from PIL import Image
 from torch import Tensor
 
 from localvit.data.augmentation import BatchAugmentation, training_transform
-from localvit.data.config import AugmentationConfig, InputConfig
+from localvit.data.config import NO_AUGMENTATION, AugmentationConfig, InputConfig
 
 COLOUR = InputConfig((8, 8), 3, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
 GREY = InputConfig((8, 8), 1, (0.3,), (0.37,))
-OFF = AugmentationConfig(
-    crop_scale=(1.0, 1.0),
-    crop_ratio=(1.0, 1.0),
-    horizontal_flip=0.0,
-    policy=None,
-    color_jitter=0.0,
-    random_erasing=0.0,
-    repeats=1,
-    mixup=0.0,
-    cutmix=0.0,
-)
 K = 5
 
 
@@ -49,7 +38,7 @@ def pixels(image: Image.Image) -> NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize("shown", [COLOUR, GREY, replace(COLOUR, image_size=(6, 10))])
-@pytest.mark.parametrize("augmentation", [AugmentationConfig(), AugmentationConfig(policy=None), OFF])
+@pytest.mark.parametrize("augmentation", [AugmentationConfig(), AugmentationConfig(policy=None), NO_AUGMENTATION])
 def test_every_image_becomes_bytes_of_the_size_the_model_wants(
     shown: InputConfig, augmentation: AugmentationConfig
 ) -> None:
@@ -64,7 +53,7 @@ def test_every_image_becomes_bytes_of_the_size_the_model_wants(
 @pytest.mark.parametrize("shown", [COLOUR, GREY])
 def test_with_everything_off_an_image_keeps_its_pixels(shown: InputConfig) -> None:
     image = noise(8, 8, shown.channels)
-    assert np.array_equal(training_transform(shown, OFF)(image).numpy(), pixels(image))
+    assert np.array_equal(training_transform(shown, NO_AUGMENTATION)(image).numpy(), pixels(image))
 
 
 @pytest.mark.parametrize(
@@ -80,13 +69,15 @@ def test_with_everything_off_an_image_is_resized_as_pillow_does_and_nothing_else
 ) -> None:
     shown = InputConfig((8, 8), interpolation=name)  # type: ignore[arg-type]  # one of its literals
     image = noise(20, 20)
-    assert np.array_equal(training_transform(shown, OFF)(image).numpy(), pixels(image.resize((8, 8), resampling)))
+    assert np.array_equal(
+        training_transform(shown, NO_AUGMENTATION)(image).numpy(), pixels(image.resize((8, 8), resampling))
+    )
 
 
 @pytest.mark.parametrize("change", [{"policy": "rand-m9-mstd0.5-inc1"}, {"color_jitter": 0.4}, {"horizontal_flip": 1}])
 def test_each_step_of_the_recipe_changes_the_image_where_it_is_on(change: dict[str, float]) -> None:
     image = noise(8, 8)
-    augmentation = replace(OFF, **change)  # type: ignore[arg-type]  # fields of it
+    augmentation = replace(NO_AUGMENTATION, **change)  # type: ignore[arg-type]  # fields of it
     changed = 0
     for number in range(10):
         seed(number)
@@ -96,13 +87,13 @@ def test_each_step_of_the_recipe_changes_the_image_where_it_is_on(change: dict[s
 
 def test_mirroring_turns_left_and_right() -> None:
     image = noise(8, 8)
-    flipped = training_transform(COLOUR, replace(OFF, horizontal_flip=1.0))(image)
+    flipped = training_transform(COLOUR, replace(NO_AUGMENTATION, horizontal_flip=1.0))(image)
     assert np.array_equal(flipped.numpy(), pixels(image)[:, :, ::-1])
 
 
 def test_a_policy_takes_the_place_of_colour_jitter() -> None:
-    with_jitter = training_transform(COLOUR, replace(OFF, policy="rand-m9-mstd0.5-inc1", color_jitter=0.4))
-    without = training_transform(COLOUR, replace(OFF, policy="rand-m9-mstd0.5-inc1"))
+    with_jitter = training_transform(COLOUR, replace(NO_AUGMENTATION, policy="rand-m9-mstd0.5-inc1", color_jitter=0.4))
+    without = training_transform(COLOUR, replace(NO_AUGMENTATION, policy="rand-m9-mstd0.5-inc1"))
     for number in range(10):
         seed(number)
         expected = without(noise(8, 8))
@@ -116,7 +107,7 @@ def test_padded_crops_are_windows_of_the_image_with_a_black_border() -> None:
     windows = {
         (top, left): padded_CHW[:, top : top + 8, left : left + 8].tobytes() for top in range(5) for left in range(5)
     }
-    transform = training_transform(COLOUR, replace(OFF, crop_padding=2, crop_scale=(0.08, 0.1)))
+    transform = training_transform(COLOUR, replace(NO_AUGMENTATION, crop_padding=2, crop_scale=(0.08, 0.1)))
     seen = set()
     for number in range(400):
         seed(number)
@@ -129,7 +120,7 @@ def test_padded_crops_are_windows_of_the_image_with_a_black_border() -> None:
 
 def test_padded_crops_of_a_larger_image_are_resized_first() -> None:
     image = noise(24, 24)
-    transform = training_transform(COLOUR, replace(OFF, crop_padding=1))
+    transform = training_transform(COLOUR, replace(NO_AUGMENTATION, crop_padding=1))
     padded_CHW = np.pad(pixels(image.resize((8, 8), Image.Resampling.BICUBIC)), ((0, 0), (1, 1), (1, 1)))
     windows = [padded_CHW[:, top : top + 8, left : left + 8].tobytes() for top in range(3) for left in range(3)]
     for number in range(20):
@@ -140,7 +131,7 @@ def test_padded_crops_of_a_larger_image_are_resized_first() -> None:
 def test_crops_keep_between_the_smallest_and_the_largest_share() -> None:
     # A ramp from left to right: its range in the crop says how wide the crop was.
     ramp_HWC = np.repeat(np.arange(200, dtype=np.uint8)[None, :, None], 200, axis=0).repeat(3, axis=2)
-    transform = training_transform(COLOUR, replace(OFF, crop_scale=(0.25, 0.36)))
+    transform = training_transform(COLOUR, replace(NO_AUGMENTATION, crop_scale=(0.25, 0.36)))
     widths = []
     for number in range(100):
         seed(number)
@@ -166,7 +157,7 @@ def normalised(pixels_BCHW: Tensor, shown: InputConfig) -> NDArray[np.float64]:
 @pytest.mark.parametrize("shown", [COLOUR, GREY])
 def test_without_erasing_and_mixing_a_batch_is_normalised_and_keeps_its_labels(shown: InputConfig) -> None:
     pixels_BCHW, labels_B = batch(channels=shown.channels)
-    augment = BatchAugmentation(shown, OFF, num_classes=K, label_smoothing=0.1)
+    augment = BatchAugmentation(shown, NO_AUGMENTATION, num_classes=K, label_smoothing=0.1)
     images_BCHW, targets = augment(pixels_BCHW, labels_B)
     assert images_BCHW.dtype == torch.float32
     np.testing.assert_allclose(images_BCHW.numpy(), normalised(pixels_BCHW, shown), rtol=0, atol=2e-6)
@@ -180,7 +171,7 @@ def test_the_weights_of_the_augmentation_are_no_part_of_a_checkpoint() -> None:
 @pytest.mark.parametrize("mode", ["const", "rand", "pixel"])
 def test_erasing_replaces_one_rectangle_of_each_image_and_nothing_else(mode: str) -> None:
     pixels_BCHW, labels_B = batch(40)
-    augmentation = replace(OFF, random_erasing=1.0, erasing_mode=mode)  # type: ignore[arg-type]  # one of its literals
+    augmentation = replace(NO_AUGMENTATION, random_erasing=1.0, erasing_mode=mode)  # type: ignore[arg-type]  # one of its literals
     seed(0)
     images_BCHW, _ = BatchAugmentation(COLOUR, augmentation, num_classes=K, label_smoothing=0.1)(pixels_BCHW, labels_B)
     expected_BCHW = normalised(pixels_BCHW, COLOUR)
@@ -202,7 +193,9 @@ def test_erasing_replaces_one_rectangle_of_each_image_and_nothing_else(mode: str
 
 def test_a_quarter_of_the_images_is_erased_where_the_recipe_says_a_quarter() -> None:
     pixels_BCHW, labels_B = batch(2000)
-    augment = BatchAugmentation(COLOUR, replace(OFF, random_erasing=0.25), num_classes=K, label_smoothing=0.1)
+    augment = BatchAugmentation(
+        COLOUR, replace(NO_AUGMENTATION, random_erasing=0.25), num_classes=K, label_smoothing=0.1
+    )
     seed(0)
     images_BCHW = augment(pixels_BCHW, labels_B)[0].numpy()
     share = (np.abs(images_BCHW - normalised(pixels_BCHW, COLOUR)).reshape(2000, -1).max(axis=1) > 1e-5).mean()
@@ -235,7 +228,7 @@ def expected_targets(share: float, smoothing: float) -> NDArray[np.float64]:
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("number", range(5))
 def test_mixup_weights_targets_as_it_weights_pixels(number: int, smoothing: float) -> None:
-    share_BHW, targets_BK = mixed(replace(OFF, mixup=0.8), number, smoothing)
+    share_BHW, targets_BK = mixed(replace(NO_AUGMENTATION, mixup=0.8), number, smoothing)
     share = float(share_BHW.mean())
     assert 0 < share < 1
     np.testing.assert_allclose(share_BHW, share, atol=1e-5)
@@ -246,7 +239,7 @@ def test_mixup_weights_targets_as_it_weights_pixels(number: int, smoothing: floa
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("number", range(5))
 def test_cutmix_weights_targets_as_the_area_of_the_patch(number: int, smoothing: float) -> None:
-    share_BHW, targets_BK = mixed(replace(OFF, cutmix=1.0), number, smoothing)
+    share_BHW, targets_BK = mixed(replace(NO_AUGMENTATION, cutmix=1.0), number, smoothing)
     patch_HW = share_BHW[0] > 0.5
     np.testing.assert_allclose(share_BHW, np.broadcast_to(patch_HW, share_BHW.shape), atol=1e-5)  # all or nothing
     rows, columns = patch_HW.any(axis=1).sum(), patch_HW.any(axis=0).sum()
@@ -256,7 +249,7 @@ def test_cutmix_weights_targets_as_the_area_of_the_patch(number: int, smoothing:
 
 def test_both_kinds_of_mixing_come_as_often_as_the_recipe_says() -> None:
     kinds = {"none": 0, "mixup": 0, "cutmix": 0}
-    augmentation = replace(OFF, mixup=0.8, cutmix=1.0, mix_probability=0.8, mix_switch_probability=0.25)
+    augmentation = replace(NO_AUGMENTATION, mixup=0.8, cutmix=1.0, mix_probability=0.8, mix_switch_probability=0.25)
     for number in range(1000):
         share_BHW, _ = mixed(augmentation, number, 0.0)
         parts = np.unique(np.round(share_BHW, 4))
@@ -266,3 +259,15 @@ def test_both_kinds_of_mixing_come_as_often_as_the_recipe_says() -> None:
     assert 0.20 * 0.8 < kinds["none"] / 1000 < 0.20 + 0.07
     assert 0.60 - 0.07 < kinds["mixup"] / 1000 < 0.60 + 0.05
     assert 0.20 - 0.07 < kinds["cutmix"] / 1000 < 0.20 + 0.05
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_the_published_policy_works_on_every_image(mode: str) -> None:
+    """Timm asks Pillow for a posterization to 0 bits now and then, which some versions refuse."""
+    shown = InputConfig((16, 16)) if mode == "RGB" else InputConfig((16, 16), 1, (0.3,), (0.3,))
+    transform = training_transform(shown, AugmentationConfig())
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)).convert(mode)
+    random.seed(0)
+    np.random.seed(0)
+    for _ in range(600):
+        assert transform(image).shape == (shown.channels, 16, 16)

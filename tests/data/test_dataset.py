@@ -12,10 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from localvit.data import AugmentationConfig, BrokenImageError, DataConfig, DataError, ImageData, InputConfig
+from localvit.data import AugmentationConfig, BrokenImageError, DataConfig, DataError, InputConfig
 from localvit.data.augmentation import training_transform
 from localvit.data.dataset import Batch, ImageDataset, collate
-from localvit.data.module import TrainingLoader
+from localvit.data.module import ImageData, TrainingLoader
 from localvit.data.order import Draw, TrainingOrder
 from localvit.data.transforms import evaluation_transform
 
@@ -77,9 +77,9 @@ def same(a: Batch, b: Batch) -> bool:
 def test_a_broken_image_stops_with_its_name_and_the_option_that_leaves_it_out(part: str, workers: int) -> None:
     data = images(Fake(8, frozenset({6})), workers=workers)
     loader = data.train_dataloader() if part == "train" else data.val_dataloader()
+    broken = next(batch for batch in loader if batch.broken)
     with pytest.raises(DataError, match=r"train/006\.jpg: cannot identify image file.*--data\.on_broken skip"):
-        for batch in loader:
-            data.on_before_batch_transfer(batch, 0)
+        data.on_before_batch_transfer(broken, 0)
 
 
 def test_a_broken_image_keeps_its_name_and_reason_between_processes() -> None:

@@ -32,7 +32,7 @@ def summaries() -> list[VariantSummary]:
     def result(parameters: int, final: float) -> RunResult:
         curve = [final * (1 - math.exp(-epoch / 2)) for epoch in range(1, 10)] + [final]
         return RunResult(
-            parameters, parameters * 20, [{"epoch": i + 1, "test_accuracy": value} for i, value in enumerate(curve)]
+            parameters, parameters * 20, [{"epoch": i + 1, "val_top1": value} for i, value in enumerate(curve)]
         )
 
     return summarize(

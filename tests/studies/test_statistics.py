@@ -27,7 +27,7 @@ STUDY = StudyConfig(
 
 
 def runs(*accuracies: float) -> list[RunResult]:
-    return [RunResult(10, 20, [{"epoch": 1, "test_accuracy": 0}, {"epoch": 2, "test_accuracy": a}]) for a in accuracies]
+    return [RunResult(10, 20, [{"epoch": 1, "val_top1": 0}, {"epoch": 2, "val_top1": a}]) for a in accuracies]
 
 
 def test_an_interval_is_that_of_the_t_table() -> None:
@@ -69,7 +69,7 @@ def test_gains_are_paired_by_seed() -> None:
 
 
 def test_accuracy_is_that_of_the_last_epoch() -> None:
-    result = RunResult(1, 1, [{"epoch": 1, "test_accuracy": 99.0}, {"epoch": 2, "test_accuracy": 97.0}])
+    result = RunResult(1, 1, [{"epoch": 1, "val_top1": 99.0}, {"epoch": 2, "val_top1": 97.0}])
     assert result.accuracy == 97.0
 
 

@@ -28,12 +28,19 @@ variants:
     locality: {channel_attention: se}
     control: no depth-wise
     paper_gain: 2.6
-body:
-  name: deit_tiny_patch16_224
-  arguments: {patch_size: 4, embed_dim: 12, depth: 1, num_heads: 2}
-data: {name: digits, train_fraction: 0.5}
-training:
-  {epochs: 5, warmup_epochs: 1, batch_size: 64, learning_rate: 0.003, checkpoint_every_epochs: 1, accelerator: cpu}
+recipe:
+  model:
+    name: deit_tiny_patch16_224
+    arguments: {patch_size: 4, embed_dim: 12, depth: 1, num_heads: 2}
+  data: {source: digits, held_out: 0.5}
+  input: {image_size: [8, 8], channels: 1, mean: [0.3], std: [0.37], crop_fraction: 1.0}
+  augmentation:
+    {horizontal_flip: 0, policy: null, color_jitter: 0, random_erasing: 0, repeats: 1, mixup: 0, cutmix: 0}
+  training:
+    {epochs: 5, cooldown_epochs: 0, warmup_epochs: 1, batch_size: 64, learning_rate: 0.003, learning_rate_images: null,
+     ema_decay: 0, checkpoint_minutes: 0.000001}
+  hardware: {accelerator: cpu, threads: 1, workers: 0}
+  logging: {tensorboard: false}
 """
 
 
@@ -153,10 +160,10 @@ def _wait_until_group_is_gone(group: int) -> None:
 
 
 def test_two_studies_do_not_share_a_folder(study_file: Path) -> None:
-    long = ["--training.epochs", "1000"]
+    long = ["--recipe.training.epochs", "1000"]
     process = subprocess.Popen(command(study_file, *long), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        while not list(study_file.parent.rglob("config.json")):
+        while not list(study_file.parent.rglob("config.yaml")):
             assert process.poll() is None
             time.sleep(0.02)
         second = run_study(study_file, *long)
@@ -170,9 +177,12 @@ def test_two_studies_do_not_share_a_folder(study_file: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--training.epoch", "3"], "unrecognized arguments: --training.epoch 3"),
-        (["--training.epochs", "many"], "training.epochs"),
-        (["--training.warmup_epochs", "9"], "warmup_epochs is 9 of 5 epochs; it must be fewer"),
+        (
+            ["--recipe.training.epoch", "3"],
+            "unrecognized arguments: --recipe.training.epoch 3. Did you mean recipe.training.epochs?",
+        ),
+        (["--recipe.training.epochs", "many"], "recipe.training.epochs"),
+        (["--recipe.training.warmup_epochs", "9"], "warmup_epochs is 9 of 5 epochs; it must be fewer"),
         (["--seeds", "[1]"], "an interval needs at least two"),
     ],
 )
@@ -193,7 +203,7 @@ def test_a_misspelt_field_in_the_file_is_refused(study_file: Path, capsys: pytes
 
 
 def test_a_run_that_cannot_start_is_named_without_a_traceback(study_file: Path) -> None:
-    ended = run_study(study_file, "--body.name", "deit_tinny")
+    ended = run_study(study_file, "--recipe.model.name", "deit_tinny")
     assert ended.returncode == 1
     assert "the run DeiT, seed 0 failed: Unknown model (deit_tinny)" in " ".join(ended.stderr.split())
     assert "Traceback" not in ended.stderr
@@ -203,6 +213,12 @@ def test_help_explains_every_field(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["study", "--help"])
     printed = capsys.readouterr().out
-    for field in ("--training.learning_rate", "--data.train_fraction", "--body.name", "--seeds", "--jobs"):
-        assert field in printed
+    for field in (
+        "--recipe.training.learning_rate",
+        "--recipe.data.held_out",
+        "--recipe.model.name",
+        "--seeds",
+        "--jobs",
+    ):
+        assert f"--{field}" in printed
     assert "at its highest, after the warm-up" in " ".join(printed.split())

@@ -17,6 +17,8 @@ import pytest
 import safetensors.torch
 import torch
 import yaml
+from filelock import FileLock
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from localvit import LocalityConfig
@@ -123,6 +125,42 @@ def _wait_until(condition: Any, process: Any, seconds: float = 60) -> None:
         time.sleep(0.0005)
 
 
+class _Interruption(Exception):
+    """Ends a run without a word."""
+
+
+class _InterruptAt(Callback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer: Any, *args: Any) -> None:
+        if trainer.global_step == self.step:
+            raise _Interruption
+
+
+@pytest.mark.parametrize("step", [7, 25])
+def test_loading_processes_change_nothing_also_where_an_epoch_goes_on_in_its_middle(
+    step: int, whole: Path, tmp_path: Path
+) -> None:
+    """The run that was never interrupted read its images itself."""
+    config = replace(CONFIG, hardware=replace(CONFIG.hardware, workers=2))
+    with pytest.raises(_Interruption):
+        run(config, tmp_path, callbacks=[_InterruptAt(step)])
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == step
+    run(config, tmp_path)
+    assert_equal(tmp_path, whole)
+
+
+def test_a_finished_run_is_read_and_not_repeated(whole: Path) -> None:
+    assert run(CONFIG, whole, callbacks=[_InterruptAt(0)]) == read_result(whole)
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("localvit.training.run._SECONDS_FOR_LOCK", 0.1)
+    with FileLock(tmp_path / ".lock"), pytest.raises(LocalViTError, match="another process trains in"):
+        run(CONFIG, tmp_path)
+
+
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
     """The run as a file, with a longer course."""
@@ -210,13 +248,12 @@ class _CannotBePickled:
         raise OSError(28, "No space left on device")
 
 
-@pytest.mark.slow
 def test_torchrun_restarts_both_processes_when_one_is_killed(tmp_path: Path) -> None:
     """Both go on from the last checkpoint, and end with the bits of a run of two that nobody killed."""
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(CONFIG.to_dict()))
-    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2")
-    torchrun = (*torchrun, "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0")
+    torchrun: tuple[str, ...] = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2")
+    torchrun += ("--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0")
     undisturbed = _start(path, tmp_path / "whole", launcher=(*torchrun, "--max-restarts", "0"))
     assert undisturbed.stderr is not None
     printed = undisturbed.stderr.read()

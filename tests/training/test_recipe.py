@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from localvit import LocalityConfig
 from localvit.checkpoints import read_state_dict, save_checkpoint
-from localvit.data import AugmentationConfig, DataConfig, InputConfig
+from localvit.data import NO_AUGMENTATION, AugmentationConfig, DataConfig, InputConfig
 from localvit.data.dataset import Batch
 from localvit.data.sources import open_parts
 from localvit.model_file import load_model
@@ -36,22 +36,11 @@ from localvit.training import (
     read_result,
     run,
 )
-from localvit.training.callbacks import Epoch
 from localvit.training.classifier import Classifier
 from localvit.training.distillation import Teacher
+from localvit.training.history import Epoch
 from localvit.training.initial_model import build_model
 
-OFF = AugmentationConfig(
-    crop_scale=(1.0, 1.0),
-    crop_ratio=(1.0, 1.0),
-    horizontal_flip=0.0,
-    policy=None,
-    color_jitter=0.0,
-    random_erasing=0.0,
-    repeats=1,
-    mixup=0.0,
-    cutmix=0.0,
-)
 GREY = InputConfig((8, 8), 1, (0.3,), (0.37,), crop_fraction=1.0)
 COLOUR = InputConfig((8, 8), 3, (0.3, 0.4, 0.5), (0.37, 0.2, 0.3), crop_fraction=1.0)
 ARGUMENTS = {"patch_size": 4, "embed_dim": 12, "depth": 2, "num_heads": 2}
@@ -60,7 +49,7 @@ CONFIG = RunConfig(
     model=ModelConfig("deit_tiny_patch16_224", ARGUMENTS),
     data=DataConfig("digits", held_out=0.25, train_images=128),
     input=GREY,
-    augmentation=OFF,
+    augmentation=NO_AUGMENTATION,
     training=TrainingConfig(
         epochs=1, cooldown_epochs=0, warmup_epochs=0, batch_size=32, learning_rate=1e-3, learning_rate_images=None
     ),
@@ -384,7 +373,7 @@ def test_the_loss_is_cross_entropy_with_smoothed_labels(smoothing: float) -> Non
 
 def test_the_loss_of_mixed_images_is_cross_entropy_with_mixed_and_smoothed_labels() -> None:
     logits_BK = some_logits(0)
-    config = replace(recipe(label_smoothing=0.1), augmentation=replace(OFF, mixup=0.8))
+    config = replace(recipe(label_smoothing=0.1), augmentation=replace(NO_AUGMENTATION, mixup=0.8))
     model = Answers(logits_BK)
     loss = Classifier(model, config, num_classes=10).training_step(some_batch(), 0).item()
     # The share of each image's own pixels in the mixture, by least squares.
@@ -400,7 +389,7 @@ def test_the_loss_of_mixed_images_is_cross_entropy_with_mixed_and_smoothed_label
 
 
 def test_what_is_random_in_a_step_follows_from_seed_epoch_and_step_alone() -> None:
-    config = replace(CONFIG, augmentation=replace(OFF, mixup=0.8, random_erasing=0.5))
+    config = replace(CONFIG, augmentation=replace(NO_AUGMENTATION, mixup=0.8, random_erasing=0.5))
 
     def seen(seed: int, batch_idx: int) -> Tensor:
         model = Answers(some_logits(0))

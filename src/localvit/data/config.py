@@ -141,3 +141,16 @@ class AugmentationConfig:
     def mixes(self) -> bool:
         """Whether images of a batch are mixed with each other."""
         return (self.mixup > 0 or self.cutmix > 0) and self.mix_probability > 0
+
+
+NO_AUGMENTATION = AugmentationConfig(
+    crop_scale=(1.0, 1.0),
+    crop_ratio=(1.0, 1.0),
+    horizontal_flip=0.0,
+    policy=None,
+    color_jitter=0.0,
+    random_erasing=0.0,
+    repeats=1,
+    mixup=0.0,
+    cutmix=0.0,
+)

@@ -142,7 +142,7 @@ class ImageData(lightning.LightningDataModule):
         order = EvaluationOrder(len(self.val.labels_M), rank=rank, world_size=world_size)
         return DataLoader[Batch](
             dataset,  # type: ignore[arg-type]  # collate turns its samples into batches
-            2 * self.batch_size,
+            self.batch_size if self.train is None else 2 * self.batch_size,  # there are no gradients to keep
             sampler=order,
             **self._options(world_size),
         )

@@ -22,7 +22,7 @@ from localvit.errors import LocalViTError
 from localvit.quiet import quiet
 from localvit.studies.config import StudyConfig
 from localvit.training import RunConfig, RunResult, read_result, run
-from localvit.training.callbacks import Epoch
+from localvit.training.history import Epoch
 
 
 class StudyError(LocalViTError):

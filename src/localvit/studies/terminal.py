@@ -22,7 +22,7 @@ from localvit.studies.config import StudyConfig
 from localvit.studies.runner import RunId
 from localvit.studies.statistics import VariantSummary
 from localvit.training import RunResult
-from localvit.training.callbacks import Epoch
+from localvit.training.history import Epoch
 
 
 class StudyProgress:

@@ -13,28 +13,16 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback
 
-from localvit.errors import LocalViTError
+from localvit.errors import Interrupted, LocalViTError
 from localvit.files import replacing
 from localvit.model_file import ModelDescription, save_model
-from localvit.training.callbacks import Epoch, History
 from localvit.training.classifier import Classifier
+from localvit.training.history import Epoch, History
 
 # Processes agree on stopping and saving so often; agreeing costs each of them a wait.
 _STEPS_BETWEEN_AGREEMENTS = 10
 # What an interruption may cost at the end of an epoch, so that short epochs are not spent on writing checkpoints.
 _SECONDS_WORTH_SAVING = 10.0
-
-
-class Interrupted(Exception):
-    """A signal stopped the run after its state was saved.
-
-    Args:
-        signal_number: which.
-    """
-
-    def __init__(self, signal_number: int) -> None:
-        super().__init__(f"Stopped by {signal.Signals(signal_number).name}")
-        self.signal_number = signal_number
 
 
 class CheckpointError(LocalViTError):

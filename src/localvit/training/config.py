@@ -176,7 +176,7 @@ class LoggingConfig:
 
     Attributes:
         tensorboard: event files in the run's folder.
-        wandb_project: a project of Weights & Biases (``pip install wandb``); none for none.
+        wandb_project: a project of Weights & Biases (``pip install localvit[wandb]``); none for none.
         every_steps: how often the loss of a step is logged there.
     """
 

@@ -12,6 +12,7 @@ from localvit.data.module import TrainingLoader
 from localvit.training.classifier import Classifier
 
 _SECONDS_BETWEEN_UPDATES = 0.5
+_SECONDS_BETWEEN_LINES = 60.0  # where there is no terminal to draw a bar in
 
 
 class TerminalProgress(Callback):
@@ -23,23 +24,20 @@ class TerminalProgress(Callback):
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            TextColumn("{task.percentage:>3.0f} %"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}"),
-            console=console,
-            transient=True,
-        )
+        self.progress = _bar(console)
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Begin where the run begins, or goes on."""
         if not trainer.is_global_zero:
             return
+        assert isinstance(pl_module, Classifier)
+        assert pl_module.data.train is not None
         self.on_train_epoch_start(trainer, pl_module)
+        self.printed = self.start
+        self._print(
+            f"{len(pl_module.data.train.labels_M):,} images to learn from, {len(pl_module.data.val.labels_M):,} held out; "
+            f"{trainer.world_size} process(es), {_batches(trainer):,} steps an epoch"
+        )
         self.task = self.progress.add_task("", total=(trainer.max_epochs or 0) * _batches(trainer), figures="")
         self.progress.start()
 
@@ -69,6 +67,9 @@ class TerminalProgress(Callback):
         epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
         done = trainer.current_epoch * _batches(trainer) + batch_idx + 1
         self.progress.update(self.task, completed=done, description=epoch, figures=", ".join(figures))
+        if not self.console.is_terminal and self.updated - self.printed > _SECONDS_BETWEEN_LINES:
+            self.printed = self.updated
+            self._print(f"{epoch}, step {batch_idx + 1:,}/{_batches(trainer):,}: {', '.join(figures)}")
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """A line that stays."""
@@ -78,13 +79,14 @@ class TerminalProgress(Callback):
         metrics = pl_module.epoch_metrics
         average = f", averaged weights {metrics['ema_top1']:.2f} %" if "ema_top1" in metrics else ""
         self.progress.update(self.task, completed=(trainer.current_epoch + 1) * _batches(trainer))
-        self.progress.console.print(
+        self._print(
             f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}: train loss {metrics['train_loss']:.4f}, "
             f"val loss {metrics['val_loss']:.4f}, top-1 {metrics['val_top1']:.2f} %{average}, "
-            f"{time.perf_counter() - self.start:.1f} s",
-            highlight=False,
-            soft_wrap=True,
+            f"{time.perf_counter() - self.start:.1f} s"
         )
+
+    def _print(self, line: str) -> None:
+        self.progress.console.print(line, highlight=False, soft_wrap=True)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Leave the terminal as it was."""
@@ -103,23 +105,13 @@ class EvaluationProgress(Callback):
     """
 
     def __init__(self, console: Console) -> None:
-        self.progress = Progress(
-            TextColumn("evaluating"),
-            BarColumn(bar_width=20),
-            TextColumn("{task.percentage:>3.0f} %"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[rate]}"),
-            console=console,
-            transient=True,
-        )
+        self.progress = _bar(console)
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Begin."""
         if trainer.is_global_zero:
             self.start, self.images = time.perf_counter(), 0
-            self.task = self.progress.add_task("", total=sum(trainer.num_val_batches), rate="")
+            self.task = self.progress.add_task("evaluating", total=sum(trainer.num_val_batches), figures="")
             self.progress.start()
 
     def on_validation_batch_end(
@@ -129,7 +121,7 @@ class EvaluationProgress(Callback):
         if trainer.is_global_zero:
             self.images += len(batch.labels_B) * trainer.world_size
             rate = self.images / (time.perf_counter() - self.start)
-            self.progress.update(self.task, advance=1, rate=f"{rate:,.0f} images/s")
+            self.progress.update(self.task, advance=1, figures=f"{rate:,.0f} images/s")
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Leave the terminal as it was."""
@@ -138,6 +130,20 @@ class EvaluationProgress(Callback):
     def on_exception(self, *args: Any) -> None:
         """Leave the terminal as it was."""
         self.progress.stop()
+
+
+def _bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[figures]}"),
+        console=console,
+        transient=True,
+    )
 
 
 def _batches(trainer: lightning.Trainer) -> int:

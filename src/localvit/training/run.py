@@ -21,17 +21,18 @@ from filelock import FileLock, Timeout
 from lightning.pytorch.callbacks import Callback
 
 from localvit.costs import count_macs, count_parameters
-from localvit.data import ImageData
+from localvit.data.module import ImageData
 from localvit.data.sources import open_parts
 from localvit.errors import LocalViTError
 from localvit.files import write_text
 from localvit.model_file import ModelDescription, save_model
-from localvit.training.callbacks import Epoch, History, ReportNonFiniteLoss
 from localvit.training.checkpointing import SaveBest, SaveState
 from localvit.training.classifier import Classifier
 from localvit.training.config import RunConfig
 from localvit.training.distillation import Teacher
+from localvit.training.history import Epoch, History
 from localvit.training.initial_model import build_model
+from localvit.training.non_finite import NonFiniteLossError
 from localvit.training.record import note_start
 from localvit.training.trainer import build_trainer, is_first_process
 
@@ -57,8 +58,8 @@ class RunResult:
     parameters: int
     macs: int
     epochs: list[Epoch]
-    best: dict[str, Any]
-    broken_images: int
+    best: dict[str, Any] = field(default_factory=dict)
+    broken_images: int = 0
     timing: list[Epoch] = field(default_factory=list, compare=False)
 
     @property
@@ -185,11 +186,18 @@ def _train(
     history, best = History(folder / METRICS), SaveBest(folder / BEST, description)
     minutes = config.training.checkpoint_minutes
     state = SaveState(folder / STATE, minutes=minutes, history=history, on_epoch=on_epoch)
-    trainer = build_trainer(config, folder, [history, *callbacks, best, state, ReportNonFiniteLoss(folder)])
+    trainer = build_trainer(config, folder, [history, *callbacks, best, state])
     if trainer.is_global_zero:
         write_text(folder / CONFIG, yaml.safe_dump(config.to_dict(), sort_keys=False))
         note_start(folder, seed=config.seed, world_size=trainer.world_size)
-    trainer.fit(classifier, datamodule=data, ckpt_path=state.path if state.path.exists() else None)
+    try:
+        trainer.fit(classifier, datamodule=data, ckpt_path=state.path if state.path.exists() else None)
+    except NonFiniteLossError as error:
+        raise LocalViTError(
+            f"{error}, and the run has stopped; its last checkpoint is kept. {error.write(folder)} has the images of "
+            "that step and the norms of the layers. A lower learning_rate, gradient_clip 1.0 or precision 32-true may "
+            "help, with another --output"
+        ) from error
 
     result = RunResult(
         parameters, macs, history.epochs, best.best, len(classifier.broken_images), timing=history.timing

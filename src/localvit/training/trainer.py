@@ -94,6 +94,6 @@ def _loggers(config: RunConfig, folder: Path) -> list[Logger]:
         try:
             logger = WandbLogger(folder.name, folder, project=config.logging.wandb_project, id=config.key())
         except ModuleNotFoundError:
-            raise LocalViTError("logging.wandb_project needs Weights & Biases: pip install wandb") from None
+            raise LocalViTError("logging.wandb_project needs Weights & Biases: pip install localvit[wandb]") from None
         loggers.append(logger)
     return loggers

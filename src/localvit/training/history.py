@@ -1,4 +1,4 @@
-"""What a run keeps of its course: the curves, and what went wrong."""
+"""What a run keeps of its course."""
 
 import time
 from pathlib import Path
@@ -9,10 +9,8 @@ import pandas as pd
 from lightning.pytorch.callbacks import Callback
 
 from localvit.data.module import TrainingLoader
-from localvit.errors import LocalViTError
 from localvit.files import write_text
 from localvit.training.classifier import Classifier
-from localvit.training.non_finite import NonFiniteLossError
 
 Epoch = dict[str, float]
 
@@ -69,26 +67,3 @@ class History(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """From Lightning's checkpoint."""
         self.epochs, self.timing = state_dict["epochs"], state_dict["timing"]
-
-
-class ReportNonFiniteLoss(Callback):
-    """Writes down what is known when a loss is not finite.
-
-    Args:
-        folder: of the run.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def on_exception(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
-    ) -> None:
-        """Lightning calls this with whatever ended the run."""
-        if isinstance(exception, NonFiniteLossError):
-            path = exception.write(self.folder)
-            raise LocalViTError(
-                f"{exception}, and the run has stopped; its last checkpoint is kept. {path} has the images of that "
-                "step and the norms of the layers. A lower learning_rate, gradient_clip 1.0 or precision 32-true may "
-                "help, with another --output"
-            ) from None

@@ -1,0 +1,55 @@
+"""``localvit eval``."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jsonargparse.typing import PositiveInt
+
+from localvit.commands.parser import Parser, command_parser
+from localvit.data import DataConfig
+from localvit.evaluation import evaluate
+from localvit.evaluation_report import evaluation_table, write_evaluation
+from localvit.model_file import load_model
+from localvit.terminal import ERRORS, RESULTS
+from localvit.training import HardwareConfig
+from localvit.training.progress import EvaluationProgress
+from localvit.training.trainer import is_first_process
+
+
+def parser() -> Parser:
+    """Options of the command."""
+    parser = command_parser(
+        "eval", "--checkpoint FILE --data.root FOLDER [--FIELD VALUE ...]", "Evaluate a checkpoint on images held out."
+    )
+    parser.add_checkpoint()
+    parser.add_argument("--batch_size", type=PositiveInt, default=128, help="images a step and process")
+    parser.add_argument(
+        "--output", type=str | None, default=None, help="folder of figures and tables; beside the checkpoint by default"
+    )
+    parser.add_fields(DataConfig, "data")
+    parser.add_fields(HardwareConfig, "hardware")
+    return parser
+
+
+def command(options: Any) -> Callable[[], int]:
+    """Evaluate, print and write the figures."""
+
+    def evaluation() -> int:
+        model, description = load_model(options.checkpoint, name=options.model)
+        figures = evaluate(
+            model,
+            description,
+            options.data,
+            options.hardware,
+            batch_size=options.batch_size,
+            callbacks=[EvaluationProgress(ERRORS)],
+        )
+        if is_first_process():
+            folder = Path(options.output or Path(options.checkpoint).parent / "evaluation")
+            write_evaluation(figures, folder)
+            RESULTS.print(evaluation_table(figures))
+            RESULTS.print(f"Tables and confusion matrix: {folder.resolve()}", soft_wrap=True, highlight=False)
+        return 0
+
+    return evaluation
