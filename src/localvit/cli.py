@@ -24,8 +24,8 @@ def main(arguments: list[str] | None = None) -> int:
     name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if name not in COMMANDS:
         _parse_without_command([name, *rest])
-    quiet()
     module = importlib.import_module(f"localvit.commands.{name}")
+    quiet()  # after Lightning was imported, which sets its own level
     parser: Parser = module.parser()
     parsed = parser.parse_args(_with_config_option(name, rest))
     try:

@@ -51,20 +51,25 @@ def confusion_picture(figures: Evaluation) -> Figure:
         axes.set_xticks(range(num_classes), figures.class_names, rotation=90)
         axes.set_yticks(range(num_classes), figures.class_names)
     if num_classes <= _MOST_NUMBERS_IN_PICTURE:
-        for row, column in np.argwhere(share_KK >= 0.5):
+        for row, column in np.argwhere(share_KK >= 1):
             share = share_KK[row, column]
             colour = "white" if share < 60 else "black"
             axes.text(column, row, f"{share:.0f}", ha="center", va="center", color=colour)
     return figure
 
 
-def evaluation_table(figures: Evaluation) -> Table:
-    """The figures, and the classes that the model knows worst."""
-    shares = f"top-1 {figures.top1:.2f} %, top-5 {figures.top5:.2f} %"
-    table = Table(
-        title=f"{shares}, loss {figures.loss:.4f}, {figures.images:,} images",
-        caption=f"{len(figures.broken_images)} images could not be read" if figures.broken_images else None,
+def evaluation_line(figures: Evaluation) -> str:
+    """The figures in a line."""
+    broken = f"; {len(figures.broken_images):,} could not be read" if figures.broken_images else ""
+    return (
+        f"top-1 {figures.top1:.2f} %, top-5 {figures.top5:.2f} %, loss {figures.loss:.4f} on {figures.images:,} images"
+        f"{broken}"
     )
+
+
+def evaluation_table(figures: Evaluation) -> Table:
+    """The classes that the model knows worst."""
+    table = Table()
     for header in ("class", "images", "top-1 %"):
         table.add_column(header, justify="left" if header == "class" else "right")
     classes = figures.per_class().dropna().sort_values("top1", kind="stable")

@@ -9,7 +9,7 @@ from jsonargparse.typing import PositiveInt
 from localvit.commands.parser import Parser, command_parser
 from localvit.data import DataConfig
 from localvit.evaluation import evaluate
-from localvit.evaluation_report import evaluation_table, write_evaluation
+from localvit.evaluation_report import evaluation_line, evaluation_table, write_evaluation
 from localvit.model_file import load_model
 from localvit.terminal import ERRORS, RESULTS
 from localvit.training import HardwareConfig
@@ -48,6 +48,7 @@ def command(options: Any) -> Callable[[], int]:
         if is_first_process():
             folder = Path(options.output or Path(options.checkpoint).parent / "evaluation")
             write_evaluation(figures, folder)
+            RESULTS.print(evaluation_line(figures), highlight=False)
             RESULTS.print(evaluation_table(figures))
             RESULTS.print(f"Tables and confusion matrix: {folder.resolve()}", soft_wrap=True, highlight=False)
         return 0

@@ -31,11 +31,12 @@ class TerminalProgress(Callback):
         if not trainer.is_global_zero:
             return
         assert isinstance(pl_module, Classifier)
-        assert pl_module.data.train is not None
+        train, val = pl_module.data.train, pl_module.data.val
+        assert train is not None
         self.on_train_epoch_start(trainer, pl_module)
         self.printed = self.start
         self._print(
-            f"{len(pl_module.data.train.labels_M):,} images to learn from, {len(pl_module.data.val.labels_M):,} held out; "
+            f"{len(train.labels_M):,} images to learn from, {len(val.labels_M):,} held out; "
             f"{trainer.world_size} process(es), {_batches(trainer):,} steps an epoch"
         )
         self.task = self.progress.add_task("", total=(trainer.max_epochs or 0) * _batches(trainer), figures="")
