@@ -41,12 +41,12 @@ def make_images(folder: Path, count: int, *, classes: tuple[str, ...] = CLASSES)
 def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model whose answers differ from image to image."""
     torch.manual_seed(0)
-    model = create_model("localvit_tiny_patch16_224", SHOWN, num_classes=len(CLASSES), **ARGUMENTS)
+    model = create_model("localvit_tiny_relu6_mlp6_patch16_224", SHOWN, num_classes=len(CLASSES), **ARGUMENTS)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.3)
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
-    save_model(model, ModelDescription("localvit_tiny_patch16_224", ARGUMENTS, CLASSES, SHOWN), path)
+    save_model(model, ModelDescription("localvit_tiny_relu6_mlp6_patch16_224", ARGUMENTS, CLASSES, SHOWN), path)
     return path
 
 

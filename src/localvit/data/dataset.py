@@ -1,10 +1,8 @@
 """Images as a model wants them, and batches of them."""
 
-import random
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -12,6 +10,7 @@ from torch.utils.data import Dataset
 
 from localvit.data.order import Draw
 from localvit.data.source import BrokenImageError, ImageSource
+from localvit.randomness import seed_cpu
 
 _MOST_BROKEN_IN_A_ROW = 100
 
@@ -87,9 +86,7 @@ class ImageDataset(Dataset[Sample]):
                 broken.append(str(error))
                 continue
             if draw.seed is not None:
-                random.seed(draw.seed)
-                np.random.seed(draw.seed)
-                torch.manual_seed(draw.seed)
+                seed_cpu(draw.seed)
             return Sample(self.transform(image), self._label(place), place, counted=True, broken=tuple(broken))
         return Sample(self.empty_CHW, self._label(draw.place), draw.place, counted=False, broken=tuple(broken))
 

@@ -1,7 +1,6 @@
 """The training step of image classification, for Lightning's loop."""
 
 import math
-import random
 from typing import Any
 
 import lightning.pytorch as lightning
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from localvit.data.augmentation import BatchAugmentation
 from localvit.data.dataset import Batch
 from localvit.data.module import ImageData
+from localvit.randomness import seed_cpu
 from localvit.training.config import RunConfig
 from localvit.training.distillation import Teacher
 from localvit.training.metrics import ClassificationMetrics, RunningMean
@@ -186,9 +186,9 @@ class Classifier(lightning.LightningModule):
     def _seed(self, batch_idx: int) -> None:
         words = np.random.SeedSequence([self.config.seed, self.current_epoch, batch_idx, self.global_rank])
         seed = int(words.generate_state(1)[0])
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.manual_seed(seed)
+        seed_cpu(seed)
+        if self.device.type != "cpu":
+            torch.manual_seed(seed)
 
     def _in_memory_format(self, images_BCHW: Tensor) -> Tensor:
         if self.config.hardware.channels_last:
