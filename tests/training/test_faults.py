@@ -189,13 +189,13 @@ def test_a_signal_saves_the_state_and_stops_within_seconds(
     number: signal.Signals, recipe: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
-    process = _start(recipe, folder)
+    process = _start(recipe, folder, "--hardware.workers", "2")
     assert process.stderr is not None
     for line in process.stderr:
         if line.startswith("epoch 2/"):
             break
     start = time.monotonic()
-    process.send_signal(number)
+    os.killpg(process.pid, number)  # as a terminal does: to the loading processes too
     printed = process.stderr.read()
     assert process.wait(timeout=20) == 128 + number, printed
     assert time.monotonic() - start < 5

@@ -1,6 +1,7 @@
 """The images of a run for Lightning: batches that can go on in the middle of an epoch."""
 
 import os
+import signal
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -154,15 +155,19 @@ class ImageData(lightning.LightningDataModule):
             "num_workers": workers,
             "persistent_workers": workers > 0,
             "pin_memory": torch.cuda.is_available(),
-            "worker_init_fn": _give_way,
+            "worker_init_fn": _serve,
         }
 
 
-def _give_way(worker: int) -> None:
-    """Let training have the cores where it computes on them too: its threads wait for each other.
+def _serve(worker: int) -> None:
+    """Leave it to the training process to stop, and to it the cores where it computes on them too.
 
-    Loading catches up whenever training waits for images.
+    A terminal sends Ctrl-C to all processes, a cluster SIGTERM; training still needs images to come to a checkpoint.
+    Threads of a step wait for each other, so a loader that takes turns with them costs more than its own time; loading
+    catches up whenever training waits for images.
     """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     if not torch.accelerator.is_available():
         os.nice(19)
 
