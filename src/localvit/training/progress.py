@@ -63,7 +63,7 @@ class TerminalProgress(Callback):
             f"{images / seconds:,.0f} images/s",
             f"loss {float(outputs['loss']) * trainer.accumulate_grad_batches:.3f}",
             *([] if top1 is None else [f"top-1 {top1:.2f} %"]),
-            f"waiting for data {100 * (loader.seconds_waited - self.waited) / seconds:.0f} %",
+            f"data wait {100 * (loader.seconds_waited - self.waited) / seconds:.0f} %",
         ]
         epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
         done = trainer.current_epoch * _batches(trainer) + batch_idx + 1
@@ -136,7 +136,7 @@ class EvaluationProgress(Callback):
 def _bar(console: Console) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
+        BarColumn(bar_width=12),
         TextColumn("{task.percentage:>3.0f} %"),
         TimeElapsedColumn(),
         TextColumn("left"),
