@@ -129,7 +129,7 @@ def test_a_model_localized_otherwise_is_refused(tmp_path: Path) -> None:
         ({"mode": "add"}, r"mode is 'add'; it must be replace or residual"),
         ({"config": localvit.LocalityConfig(residual=False)}, r"residual is False"),
         ({"config": localvit.LocalityConfig(depthwise=False), "mode": "residual"}, r"depthwise is False"),
-        ({"layers": [7]}, r"layers has \[7\]; a transformer of 2 layers has -2 to 1"),
+        ({"layers": [7]}, r"layers has 7; a transformer of 2 layers has -2 to 1"),
     ],
 )
 def test_what_cannot_be_localized_is_refused(arguments: dict[str, Any], message: str) -> None:

@@ -43,6 +43,12 @@ def test_layers_are_selected_by_name_or_index(layers: Any, selected: Any) -> Non
 
 
 @given(st.integers(3, 60))
+def test_thirds_and_layers_can_be_listed_together(depth: int) -> None:
+    expected = sorted({*select_layers("low", depth), *select_layers("middle", depth), depth - 1})
+    assert list(select_layers(["middle", "low", -1], depth)) == expected
+
+
+@given(st.integers(3, 60))
 def test_thirds_partition_the_depth_and_differ_by_one_at_most(depth: int) -> None:
     thirds = [select_layers(third, depth) for third in ("low", "middle", "high")]
     assert sum(thirds, ()) == tuple(range(depth))
@@ -53,8 +59,10 @@ def test_thirds_partition_the_depth_and_differ_by_one_at_most(depth: int) -> Non
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        ("lower", r"layers is 'lower'; it must be one of all, low, middle, high, or a list"),
-        ([3, 12], r"layers has \[12\]; a transformer of 12 layers has -12 to 11"),
+        ("lower", r"layers has 'lower'; it must be one of all, low, middle, high, or a list"),
+        (["low", "top"], r"layers has 'top'; it must be one of"),
+        (["low", 0], r"names a layer twice"),
+        ([3, 12], r"layers has 12; a transformer of 12 layers has -12 to 11"),
         ([1, -11], r"names a layer twice"),
         ([], r"of 12 layers that selects none"),
     ],

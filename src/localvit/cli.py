@@ -14,6 +14,7 @@ COMMANDS = {
     "eval": "accuracy, loss and confusion matrix of a checkpoint",
     "predict": "classify images and folders of images",
     "study": "run a controlled experiment and write its report",
+    "report": "write the report of studies anew, or one for several",
     "models": "list the models of the paper with their costs",
     "convert": "convert a checkpoint from the authors' form or to it",
 }
@@ -27,8 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
     module = importlib.import_module(f"localvit.commands.{name}")
     quiet()  # after Lightning was imported, which sets its own level
     parser: Parser = module.parser()
-    parsed = parser.parse_args(_with_config_option(name, rest))
     try:
+        parsed = parser.parse_args(getattr(module, "arguments", list)(rest))
         command = module.command(parser.instantiate(parsed))
     except ValueError as error:
         parser.error(str(error))
@@ -54,10 +55,3 @@ def _parse_without_command(arguments: list[str]) -> None:
     for name, help_text in COMMANDS.items():
         commands.add_subcommand(name, command_parser(name, "...", help_text), help=help_text)
     parser.parse_args(arguments)
-
-
-def _with_config_option(name: str, arguments: list[str]) -> list[str]:
-    """``study FILE`` is short for ``study --config FILE``, as the parser reads configurations by option alone."""
-    if name in ("study", "train") and arguments and not arguments[0].startswith("-"):
-        return ["--config", *arguments]
-    return arguments

@@ -18,6 +18,9 @@ class Interrupted(Exception):
         super().__init__(f"Stopped by {signal.Signals(signal_number).name}")
         self.signal_number = signal_number
 
+    def __reduce__(self) -> tuple[type["Interrupted"], tuple[int]]:
+        return type(self), (self.signal_number,)
+
 
 def require(name: str, value: float, *, above: float | None = None, at_least: float | None = None) -> None:
     """Raise ``ValueError`` unless ``value`` is ``above`` one bound, or ``at_least`` another."""

@@ -15,7 +15,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from localvit.data import DataConfig, DataError, ImageSource
 from localvit.data.dataset import Batch
 from localvit.data.module import ImageData
-from localvit.data.sources import open_val
+from localvit.data.sources import Part, open_val
 from localvit.model_file import ModelDescription
 from localvit.training.config import HardwareConfig
 from localvit.training.metrics import ClassificationMetrics
@@ -138,23 +138,15 @@ def evaluate(
     )
 
 
-class _Relabelled:
-    """A source whose classes are numbered as a model numbers them."""
-
-    def __init__(self, source: ImageSource, class_names: tuple[str, ...]) -> None:
-        number = {name: index for index, name in enumerate(class_names)}
-        numbers = np.array([number[name] for name in source.class_names], dtype=np.int64)
-        self.source, self.class_names = source, class_names
-        self.labels_M = numbers[source.labels_M]
-        self.read, self.name = source.read, source.name
-
-
 def _as_the_model_names_them(source: ImageSource, class_names: tuple[str, ...]) -> ImageSource:
     if source.class_names == class_names:
         return source
     unknown = sorted(set(source.class_names) - set(class_names))
     if not unknown:
-        return _Relabelled(source, class_names)
+        number = {name: index for index, name in enumerate(class_names)}
+        numbers_K = np.array([number[name] for name in source.class_names], dtype=np.int64)
+        every_M = np.arange(len(source.labels_M))
+        return Part(source, every_M, class_names=class_names, class_of_label_K=numbers_K)
     # Not every file and data set says what its classes are called; as many numbers, or ImageNet's ids, stand for names.
     if len(source.class_names) == len(class_names) and any(map(_no_names, (source.class_names, class_names))):
         return source

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from localvit.layouts import TokenGrid, TokenLayout, layout_of
 from localvit.locality import HiddenLocality, LocalityConfig, LocalityFeedForward
 
-Layers = Literal["all", "low", "middle", "high"] | Sequence[int]
+Third = Literal["low", "middle", "high"]
+Layers = Literal["all"] | Third | Sequence[int | Third]
 Mode = Literal["replace", "residual"]
 
 
@@ -39,28 +40,31 @@ def select_layers(layers: Layers, depth: int) -> tuple[int, ...]:
 
     Args:
         layers: ``"all"``; ``"low"``, ``"middle"`` or ``"high"``, the thirds of the depth (paper, section 4.3), where
-            lower thirds take what does not divide evenly; or indices from 0, negative ones counting from the end.
+            lower thirds take what does not divide evenly; or a list of such thirds and of indices from 0, negative ones
+            counting from the end.
         depth: number of layers.
 
     Raises:
-        ValueError: for another name, an index out of range or given twice, or no layer at all.
+        ValueError: for another name, an index out of range, a layer given twice, or no layer at all.
     """
+    selected = [index for part in ([layers] if isinstance(layers, str) else layers) for index in _indices(part, depth)]
+    if len(set(selected)) < len(selected):
+        raise ValueError(f"layers is {layers!r}; it names a layer twice")
+    if not selected:
+        raise ValueError(f"layers is {layers!r}; of {depth} layers that selects none")
+    return tuple(sorted(selected))
+
+
+def _indices(layers: str | int, depth: int) -> Sequence[int]:
     if isinstance(layers, str):
         thirds = {"all": (0, 3), "low": (0, 1), "middle": (1, 2), "high": (2, 3)}
         if layers not in thirds:
-            raise ValueError(f"layers is {layers!r}; it must be one of {', '.join(thirds)}, or a list of indices")
+            raise ValueError(f"layers has {layers!r}; it must be one of {', '.join(thirds)}, or a list of indices")
         first, last = (-(-depth * third // 3) for third in thirds[layers])
-        selected = tuple(range(first, last))
-    else:
-        beyond = [index for index in layers if not -depth <= index < depth]
-        if beyond:
-            raise ValueError(f"layers has {beyond}; a transformer of {depth} layers has {-depth} to {depth - 1}")
-        selected = tuple(sorted(index % depth for index in layers))
-        if len(set(selected)) < len(selected):
-            raise ValueError(f"layers is {list(layers)}; it names a layer twice")
-    if not selected:
-        raise ValueError(f"layers is {layers!r}; of {depth} layers that selects none")
-    return selected
+        return range(first, last)
+    if not -depth <= layers < depth:
+        raise ValueError(f"layers has {layers}; a transformer of {depth} layers has {-depth} to {depth - 1}")
+    return [layers % depth]
 
 
 def localize(
@@ -124,6 +128,12 @@ def localize(
 def localizations(model: nn.Module) -> list[Localization]:
     """The calls of :func:`localize` that made ``model`` what it is."""
     return list(getattr(model, "localizations", []))
+
+
+def layers_left(model: nn.Module) -> list[int]:
+    """Indices of the layers that no call of :func:`localize` has changed."""
+    changed = {index for call in localizations(model) for index in call.layers}
+    return [index for index, _ in enumerate(layout_of(model).blocks(model)) if index not in changed]
 
 
 class LocalityMlp(nn.Module):

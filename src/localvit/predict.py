@@ -5,7 +5,6 @@ Shape suffixes: B images, C channels, H x W pixels, K classes, T the most probab
 
 import json
 import os
-import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -23,7 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 from torch import Tensor, nn
 
-from localvit.data.images import FORMATS, decode_image
+from localvit.data.images import decode_image, image_endings, natural_key
 from localvit.data.module import default_workers
 from localvit.data.source import BrokenImageError
 from localvit.data.transforms import evaluation_transform
@@ -135,24 +134,17 @@ def _images_at(path: Path) -> Iterator[_Entry]:
         return
     errors: list[OSError] = []
     found = []
-    extensions = {extension for extension, kind in Image.registered_extensions().items() if kind in FORMATS}
+    endings = image_endings()
     for folder, subfolders, files in os.walk(path, onerror=errors.append):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         visible = (name for name in files if not name.startswith("."))
-        found += [Path(folder, name) for name in visible if Path(name).suffix.lower() in extensions]
-    for image in sorted(found, key=_natural_order):
+        found += [Path(folder, name) for name in visible if Path(name).suffix.lower() in endings]
+    for image in sorted(found, key=lambda image: natural_key(str(image))):
         yield _Entry(image)
     for error in errors:
         yield _Entry(Path(error.filename), f"the folder cannot be read: {error.strerror}")
     if not found and not errors:
         yield _Entry(path, "there is no image in this folder")
-
-
-def _natural_order(path: Path) -> tuple[list[str | int], str]:
-    text = str(path)
-    parts: list[str | int] = list(re.split(r"(\d+)", text.casefold()))
-    parts[1::2] = map(int, parts[1::2])
-    return parts, text
 
 
 def _device(name: str) -> torch.device:

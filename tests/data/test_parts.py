@@ -67,8 +67,32 @@ def test_train_images_are_the_first() -> None:
     first = open_parts(DataConfig(source="digits", held_out=0.5, train_images=40), channels=1).train
     assert first.labels_M.tolist() == whole.labels_M[:40].tolist()
     assert first.name(39) == whole.name(39)
-    with pytest.raises(DataError, match=r"train_images is 5,000, and there are \d+ images"):
+    with pytest.raises(DataError, match=r"train_images is 5,000, and scikit-learn's digits has \d+ such images"):
         open_parts(DataConfig(source="digits", held_out=0.5, train_images=5000), channels=1)
+
+
+def test_held_out_images_can_be_limited_too() -> None:
+    whole = open_val(DataConfig(source="digits", held_out=0.5), channels=1)
+    few = DataConfig(source="digits", held_out=0.5, val_images=30)
+    assert open_val(few, channels=1).labels_M.tolist() == whole.labels_M[:30].tolist()
+    parts = open_parts(few, channels=1)
+    assert len(parts.val.labels_M) == 30
+    assert len(parts.train.labels_M) > 800
+
+
+def test_only_some_classes_are_numbered_anew_in_both_parts() -> None:
+    parts = open_parts(DataConfig(source="digits", held_out=0.5, classes=("7", "2")), channels=1)
+    whole = open_parts(DataConfig(source="digits", held_out=0.5), channels=1)
+    for part, all_of_it in ((parts.train, whole.train), (parts.val, whole.val)):
+        assert part.class_names == ("2", "7")
+        wanted = [place for place, label in enumerate(all_of_it.labels_M) if label in (2, 7)]
+        assert part.labels_M.tolist() == [int(all_of_it.labels_M[place] == 7) for place in wanted]
+        assert [part.name(index) for index in range(len(wanted))] == [all_of_it.name(place) for place in wanted]
+    message = r"classes has ten, and scikit-learn's digits has 0, 1, .*"
+    with pytest.raises(DataError, match=message):
+        open_parts(DataConfig(source="digits", held_out=0.5, classes=("ten", "2")), channels=1)
+    with pytest.raises(ValueError, match="names a class twice"):
+        DataConfig(source="digits", classes=("2", "2"))
 
 
 def test_a_source_needs_its_folder(tmp_path: Path) -> None:

@@ -399,3 +399,10 @@ def test_training_in_bf16_gives_every_parameter_a_finite_gradient_that_is_not_ze
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
         assert parameter.grad.any(), name
+
+
+def test_a_smaller_first_patch_leaves_more_tokens_in_every_stage() -> None:
+    model = small(img_size=32, patch_size=2, sr_ratios=(4, 2, 1, 1))
+    maps = model.forward_intermediates(torch.randn(1, 3, 32, 32), intermediates_only=True)
+    assert [tuple(map_.shape[-2:]) for map_ in maps] == [(16, 16), (8, 8), (4, 4), (2, 2)]
+    assert [info["reduction"] for info in model.feature_info] == [2, 4, 8, 16]

@@ -361,3 +361,21 @@ def test_exported_with_a_dynamic_batch_it_agrees_with_eager() -> None:
         images = torch.randn(size, 3, 64, 64)
         with torch.no_grad():
             torch.testing.assert_close(exported(images), model(images), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("patch_size", [4, 8, 16])
+def test_tokens_lie_a_patch_apart_whatever_its_size(patch_size: int) -> None:
+    model = small(img_size=32, patch_size=patch_size)
+    assert model.grid_size == (32 // patch_size, 32 // patch_size)
+    image = torch.randn(1, 3, 32, 32)
+    before = model.tokens_to_token(image)
+    image[..., -1, -1] += 10  # the last pixel belongs to the last token; attention sees it everywhere, most there
+    changes = (model.tokens_to_token(image) - before).norm(dim=2)[0]
+    assert int(changes.argmax()) == (32 // patch_size) ** 2 - 1
+    assert model(image).shape == (1, 10)
+
+
+@pytest.mark.parametrize("patch_size", [0, 2, 6])
+def test_a_patch_that_two_halvings_do_not_leave_whole_is_refused(patch_size: int) -> None:
+    with pytest.raises(ValueError, match=f"patch_size is {patch_size}; it must be a multiple of 4"):
+        small(patch_size=patch_size)

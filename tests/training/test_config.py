@@ -37,7 +37,8 @@ EVERYTHING = RunConfig(
             depthwise=False,
             residual=False,
         ),
-        layers=[0, 2],
+        layers=["low", 2],
+        other_layers=LocalityConfig(2.5, 5, "silu", "se", 8, False, False),
         mode="residual",
     ),
     data=DataConfig(
@@ -47,7 +48,9 @@ EVERYTHING = RunConfig(
         train_split="learn",
         val_split="test",
         held_out=0.25,
+        classes=("ant", "bee"),
         train_images=1000,
+        val_images=500,
         image_key="png",
         label_key="cls",
         category="super",
@@ -93,7 +96,7 @@ EVERYTHING = RunConfig(
         checkpoint_minutes=3.5,
     ),
     distillation=DistillationConfig("regnety_160", "teacher.pth", "hard", 0.7, 3.0),
-    hardware=HardwareConfig("cuda", 2, "bf16-mixed", True, True, True, 3, 5),
+    hardware=HardwareConfig("cuda", 2, "bf16-mixed", True, False, True, True, 3, 5),
     logging=LoggingConfig(False, "localvit", 7),
     seed=9,
 )

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from timm.layers import use_fused_attn
 from timm.models.swin_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,10 +21,10 @@ from localvit import LocalityConfig, localize
 from localvit.checkpoints import save_checkpoint
 from localvit.data import InputConfig
 from localvit.localize import localizations
-from localvit.model_file import ModelDescription, save_model
+from localvit.model_file import ModelDescription, load_model, save_model
 from localvit.official_keys import to_official
 from localvit.training import ModelConfig
-from localvit.training.initial_model import build_model
+from localvit.training.initial_model import attention, build_model
 
 SHOWN = InputConfig((8, 8), 1, (0.3,), (0.37,), crop_fraction=1.0)
 COLOUR = InputConfig((8, 8))
@@ -352,3 +353,46 @@ def test_the_mechanism_is_placed_as_localize_places_it() -> None:
     assert localizations(model) == localizations(expected)
     for key, value in expected.state_dict().items():
         assert torch.equal(model.state_dict()[key], value), key
+
+
+def test_other_layers_get_the_same_block_without_the_convolution() -> None:
+    deep = replace(PLAIN, arguments={**ARGUMENTS, "depth": 3})
+    block = LocalityConfig(activation="relu6")
+    model: Any = built(
+        replace(deep, locality=block, layers=["low", "middle"], other_layers=replace(block, depthwise=False))
+    )
+    has_convolution = [
+        any(module.groups > 1 for module in each.modules() if isinstance(module, nn.Conv2d)) for each in model.blocks
+    ]
+    assert has_convolution == [True, True, False]
+    assert isinstance(model.blocks[2].norm2, nn.Identity)
+    assert [call.layers for call in localizations(model)] == [(0, 1), (2,)]
+    # Where all layers are localized there are no others.
+    everywhere = built(replace(deep, locality=block, other_layers=replace(block, depthwise=False)))
+    assert [call.layers for call in localizations(everywhere)] == [(0, 1, 2)]
+    with pytest.raises(ValueError, match="other_layers is given and locality is not"):
+        replace(deep, other_layers=block)
+
+
+def test_a_model_of_two_kinds_of_layers_is_saved_and_loaded(tmp_path: Path) -> None:
+    block = LocalityConfig(activation="relu6")
+    config = replace(PLAIN, locality=block, layers=[0], other_layers=replace(block, depthwise=False))
+    model = random_weights(built(config))
+    description = ModelDescription(config.name, config.arguments, tuple("0123456789"), SHOWN)
+    save_model(model, description, tmp_path / "both.safetensors")
+    loaded, _ = load_model(tmp_path / "both.safetensors")
+    image = torch.randn(2, 1, 8, 8)
+    assert torch.equal(loaded.eval()(image), model.eval()(image))
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_attention_is_computed_as_asked_and_timms_setting_is_left_alone(fused: bool) -> None:
+    before = use_fused_attn()
+    with attention(fused=fused):
+        model: Any = built(PLAIN)
+    assert [block.attn.fused_attn for block in model.blocks] == [fused, fused]
+    assert use_fused_attn() == before
+    with attention(fused=not fused):
+        other = built(PLAIN)
+    image = torch.randn(2, 1, 8, 8)
+    torch.testing.assert_close(model(image), other(image))

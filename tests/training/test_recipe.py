@@ -3,8 +3,10 @@
 Shape suffixes: B images of a batch, C channels, H height, W width, K classes.
 """
 
+import contextlib
 import dataclasses
 import math
+import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -612,3 +614,28 @@ def test_a_finished_run_is_read_and_not_repeated(tmp_path: Path) -> None:
 
     assert run(CONFIG, tmp_path, on_epoch=fail) == first == read_result(tmp_path)
     assert not (tmp_path / "last.ckpt").exists()
+
+
+class Fail(Callback):
+    """Fails in the middle of training."""
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("callbacks", [[], [Fail()]], ids=["finished", "failed"])
+def test_a_run_gives_back_the_signals_that_it_takes_over(callbacks: list[Callback], tmp_path: Path) -> None:
+    asked: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _: asked.append(number))
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        with pytest.raises(ZeroDivisionError) if callbacks else contextlib.nullcontext():
+            run(CONFIG, tmp_path / "run", callbacks=callbacks)
+        for number in before:
+            signal.raise_signal(number)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert asked == [signal.SIGTERM, signal.SIGINT]

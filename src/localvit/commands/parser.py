@@ -1,11 +1,14 @@
 """The parser that the commands share."""
 
-from typing import NoReturn
+import dataclasses
+from typing import Any, NoReturn, TypeVar
 
 from jsonargparse import ActionConfigFile, ArgumentParser
 
 from localvit.suggestions import field_names, with_suggestion
 from localvit.terminal import ERRORS
+
+T = TypeVar("T")
 
 
 class Parser(ArgumentParser):
@@ -46,3 +49,15 @@ def command_parser(name: str, usage: str, description: str) -> Parser:
     """A parser for the command ``name``, with the words of its ``usage`` after the name."""
     program = f"localvit {name}".strip()
     return Parser(prog=program, usage=f"{program} {usage}", description=description, allow_abbrev=False)
+
+
+def config_from(options: Any, kind: type[T]) -> T:
+    """The dataclass that :meth:`Parser.add_fields` made options for, from the options given."""
+    return kind(**{field.name: options[field.name] for field in dataclasses.fields(kind)})  # type: ignore[arg-type]
+
+
+def file_first(arguments: list[str]) -> list[str]:
+    """``train FILE`` is short for ``train --config FILE``, as the parser reads configurations by option alone."""
+    if arguments and not arguments[0].startswith("-"):
+        return ["--config", *arguments]
+    return arguments

@@ -1,15 +1,16 @@
 """``localvit train``."""
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from localvit.commands.parser import Parser, command_parser
+from localvit.commands.parser import Parser, command_parser, config_from, file_first
 from localvit.terminal import ERRORS, RESULTS
 from localvit.training import RunConfig, run
 from localvit.training.progress import TerminalProgress
 from localvit.training.trainer import is_first_process
+
+arguments = file_first
 
 
 def parser() -> Parser:
@@ -29,7 +30,7 @@ def parser() -> Parser:
 
 def command(options: Any) -> Callable[[], int]:
     """Train, and say what came out."""
-    config = RunConfig(**{field.name: options[field.name] for field in dataclasses.fields(RunConfig)})
+    config = config_from(options, RunConfig)
     folder = Path(options.output or f"runs/{config.model.name}-{config.key()}")
 
     def train() -> int:

@@ -24,8 +24,10 @@ class DataConfig:
         val_split: name of the part held out.
         held_out: share of every class that is held out of the part to learn from, where there is no other part: its
             last images, in the order of the source; 0 where the source has both parts.
+        classes: names of those to use, with outputs numbered in the order of the source; none for all.
         train_images: learn from the first so many images only, a fair sample where the source is shuffled; none for
             all.
+        val_images: hold out the first so many images only; none for all.
         image_key: column or file extensions of the image, for parquet, webdataset (jpg;jpeg;png;webp) and huggingface.
         label_key: column, extension or field of the label, for the same.
         category: what is a class, for iNaturalist: a species (full) or a super category (super).
@@ -40,7 +42,9 @@ class DataConfig:
     train_split: str = "train"
     val_split: str = "val"
     held_out: float = 0.0
+    classes: tuple[str, ...] | None = None
     train_images: int | None = None
+    val_images: int | None = None
     image_key: str | None = None
     label_key: str | None = None
     category: CategoryLevel = "full"
@@ -53,8 +57,11 @@ class DataConfig:
             raise ValueError(f"source is {self.source!r}; it must be one of {', '.join(get_args(SourceKind))}")
         if not 0 <= self.held_out < 1:
             raise ValueError(f"held_out is {self.held_out}; it must be a share of at least 0 and below 1")
-        if self.train_images is not None:
-            require("train_images", self.train_images, at_least=1)
+        if self.classes is not None and len(set(self.classes)) != len(self.classes):
+            raise ValueError(f"classes is {self.classes}; it names a class twice")
+        for name in ("train_images", "val_images"):
+            if (count := getattr(self, name)) is not None:
+                require(name, count, at_least=1)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """What people really have, as an upright image of 8 bits; training, evaluation and prediction all read images here."""
 
 import errno
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -205,3 +206,14 @@ def _on_white(image: Image.Image) -> Image.Image:
     white = Image.new("RGB", image.size, "white")
     white.paste(image, mask=image.getchannel("A"))
     return white
+
+
+def image_endings() -> frozenset[str]:
+    """Endings of file names, such as ".jpg", of the formats that are read."""
+    return frozenset(ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS)
+
+
+def natural_key(text: str) -> tuple[list[str | int], str]:
+    """Sorts "img2" before "img10", as timm does; names that differ in case alone keep one order."""
+    parts = re.split(r"(\d+)", text.lower())
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)], text

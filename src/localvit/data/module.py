@@ -16,6 +16,7 @@ from localvit.data.dataset import Batch, ImageDataset, collate
 from localvit.data.order import EvaluationOrder, TrainingOrder
 from localvit.data.source import DataError, ImageSource
 from localvit.data.transforms import evaluation_transform
+from localvit.machine import cores
 
 _MOST_WORKERS = 8
 
@@ -174,6 +175,5 @@ def _serve(worker: int) -> None:
 
 def default_workers(world_size: int) -> int:
     """Loading processes for each of the training processes that share this machine."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     here = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
-    return min(_MOST_WORKERS, max(1, cores // here))
+    return min(_MOST_WORKERS, max(1, cores() // here))

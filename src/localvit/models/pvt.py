@@ -209,6 +209,7 @@ class PyramidVisionTransformer(nn.Module):
 
     Args:
         img_size: height and width of the images that the position embeddings are made for, or one number for both.
+        patch_size: pixels from one token of the first stage to the next; each later stage doubles it.
         in_chans: channels of an image.
         num_classes: classes; 0 for no classifier.
         global_pool: what is classified: the class token (``"token"``), the mean of the last stage's patch tokens
@@ -237,6 +238,7 @@ class PyramidVisionTransformer(nn.Module):
     def __init__(
         self,
         img_size: int | tuple[int, int] = 224,
+        patch_size: int = 4,
         in_chans: int = 3,
         num_classes: int = 1000,
         global_pool: str = "token",
@@ -261,7 +263,7 @@ class PyramidVisionTransformer(nn.Module):
             embed_dims=embed_dims, depths=depths, num_heads=num_heads, mlp_ratios=mlp_ratios, sr_ratios=sr_ratios
         )
         norm = get_norm_layer(norm_layer) or _BlockNorm
-        reductions = [4 * 2**stage for stage in range(len(depths))]
+        reductions = [patch_size * 2**stage for stage in range(len(depths))]
         rates: Any = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
         self.in_chans = in_chans
         self.size_multiple = math.lcm(*(step * ratio for step, ratio in zip(reductions, sr_ratios, strict=True)))
@@ -275,7 +277,7 @@ class PyramidVisionTransformer(nn.Module):
         for index, embed_dim in enumerate(embed_dims):
             stage = Stage(
                 size,
-                patch_size=4 if index == 0 else 2,
+                patch_size=patch_size if index == 0 else 2,
                 in_chans=channels,
                 embed_dim=embed_dim,
                 class_token=index == len(embed_dims) - 1,

@@ -23,7 +23,6 @@ default_cfgs = generate_default_cfgs(
 )
 
 _BODY: dict[str, Any] = {
-    "out_indices": (0, 1, 2, 3),
     "patch_size": 4,
     "window_size": 7,
     "embed_dim": 96,
@@ -45,14 +44,9 @@ def _localize(model: Any) -> None:
 def localvit_swin_tiny_patch4_window7_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """LocalViT-Swin: h-swish and SE with a bottleneck of 16 channels."""
     name = "localvit_swin_tiny_patch4_window7_224"
-    return build(
-        SwinTransformer,
-        name,
-        pretrained,
-        place=_localize,
-        filter_fn=checkpoint_filter_fn,
-        **(_BODY | kwargs),
-    )
+    body = _BODY | kwargs
+    body.setdefault("out_indices", tuple(range(len(body["depths"]))))
+    return build(SwinTransformer, name, pretrained, place=_localize, filter_fn=checkpoint_filter_fn, **body)
 
 
 def _positions_and_masks(model: nn.Module) -> dict[str, Tensor]:

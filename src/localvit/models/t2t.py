@@ -42,28 +42,36 @@ from localvit.localize import localize
 from localvit.models.build import build, pretrained_config, resample_pos_embed
 from localvit.official_keys import OfficialKeys, register_official_keys
 
-_SOFT_SPLITS = (
-    {"kernel_size": 7, "stride": 4, "padding": 2},
-    {"kernel_size": 3, "stride": 2, "padding": 1},
-    {"kernel_size": 3, "stride": 2, "padding": 1},
-)
-_REDUCTION = 16
+_PATCH_SIZE = 16
+_LATER_SPLITS = {"kernel_size": 3, "stride": 2, "padding": 1}
 _EPSILON = 1e-8
 
 
-def token_grid(image_size: tuple[int, int]) -> tuple[int, int]:
+def token_grid(image_size: tuple[int, int], patch_size: int = _PATCH_SIZE) -> tuple[int, int]:
     """Height and width in tokens of the backbone's grid for an image of (height, width) pixels.
 
     Raises:
-        ValueError: where a side is not a positive multiple of 16.
+        ValueError: where a side is not a positive multiple of ``patch_size``.
     """
     height, width = image_size
-    if min(height, width) < _REDUCTION or height % _REDUCTION or width % _REDUCTION:
+    if min(height, width) < patch_size or height % patch_size or width % patch_size:
         raise ValueError(
-            f"the image is {height} x {width} pixels; both sides must be multiples of {_REDUCTION}, "
-            f"at least {_REDUCTION}: resize, crop or pad it"
+            f"the image is {height} x {width} pixels; both sides must be multiples of {patch_size}, "
+            f"at least {patch_size}: resize, crop or pad it"
         )
-    return height // _REDUCTION, width // _REDUCTION
+    return height // patch_size, width // patch_size
+
+
+def first_split(patch_size: int) -> dict[str, int]:
+    """The soft split of the image that, with two more of stride 2, leaves tokens ``patch_size`` pixels apart.
+
+    Raises:
+        ValueError: where ``patch_size`` is not a positive multiple of 4.
+    """
+    if patch_size < 4 or patch_size % 4:
+        raise ValueError(f"patch_size is {patch_size}; it must be a multiple of 4, such as 16")
+    stride = patch_size // 4
+    return {"kernel_size": 2 * stride - 1, "stride": stride, "padding": stride // 2}
 
 
 def sinusoid(length: int, dim: int) -> Tensor:
@@ -151,12 +159,13 @@ class TokenPerformer(nn.Module):
 
 
 class TokensToToken(nn.Module):
-    """From an image to the tokens of the backbone, 16 pixels apart (section 3.1).
+    """From an image to the tokens of the backbone, ``patch_size`` pixels apart (section 3.1).
 
     Args:
         in_chans: channels C of the image.
         token_dim: channels E inside the performers.
         embed_dim: channels D of the tokens that go out.
+        patch_size: pixels from one of them to the next, a multiple of 4.
         norm_layer: norms of the performers.
         act_layer: inside the MLPs of the performers.
     """
@@ -167,28 +176,29 @@ class TokensToToken(nn.Module):
         token_dim: int,
         embed_dim: int,
         *,
+        patch_size: int = _PATCH_SIZE,
         norm_layer: type[nn.Module] = nn.LayerNorm,
         act_layer: type[nn.Module] = nn.GELU,
     ) -> None:
         super().__init__()
         layers: dict[str, Any] = {"norm_layer": norm_layer, "act_layer": act_layer}
-        first, second, third = (split["kernel_size"] ** 2 for split in _SOFT_SPLITS)
+        self.patch_size, self.first_split = patch_size, first_split(patch_size)
+        later = _LATER_SPLITS["kernel_size"] ** 2 * token_dim
         self.grad_checkpointing = False
-        self.attention1 = TokenPerformer(first * in_chans, token_dim, **layers)
-        self.attention2 = TokenPerformer(second * token_dim, token_dim, **layers)
-        self.project = nn.Linear(third * token_dim, embed_dim)
+        self.attention1 = TokenPerformer(self.first_split["kernel_size"] ** 2 * in_chans, token_dim, **layers)
+        self.attention2 = TokenPerformer(later, token_dim, **layers)
+        self.project = nn.Linear(later, embed_dim)
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
-        """Images (B, C, height, width) to tokens (B, height / 16 * width / 16, D), row by row.
+        """Images (B, C, height, width) to tokens (B, height / patch_size * width / patch_size, D), row by row.
 
         Raises:
-            ValueError: where a side is not a positive multiple of 16.
+            ValueError: where a side is not a positive multiple of the patch size.
         """
-        height, width = token_grid((image_BCHW.shape[2], image_BCHW.shape[3]))
-        first, second, third = _SOFT_SPLITS
-        x_BEHW = self._perform(self.attention1, _soft_split(image_BCHW, first), (4 * height, 4 * width))
-        x_BEHW = self._perform(self.attention2, _soft_split(x_BEHW, second), (2 * height, 2 * width))
-        x_BND: Tensor = self.project(_soft_split(x_BEHW, third))
+        height, width = token_grid((image_BCHW.shape[2], image_BCHW.shape[3]), self.patch_size)
+        x_BEHW = self._perform(self.attention1, _soft_split(image_BCHW, self.first_split), (4 * height, 4 * width))
+        x_BEHW = self._perform(self.attention2, _soft_split(x_BEHW, _LATER_SPLITS), (2 * height, 2 * width))
+        x_BND: Tensor = self.project(_soft_split(x_BEHW, _LATER_SPLITS))
         return x_BND
 
     def _perform(self, performer: nn.Module, x_BND: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -247,11 +257,12 @@ class Block(nn.Module):
 class T2TViT(nn.Module):
     """Tokens-to-token vision transformer with timm's model interface.
 
-    Images of any size work, rectangular ones too, if both sides are multiples of 16: for a grid other than that of
-    ``img_size`` the position embedding is resampled.
+    Images of any size work, rectangular ones too, if both sides are multiples of the patch size: for a grid other than
+    that of ``img_size`` the position embedding is resampled.
 
     Args:
         img_size: height and width, or the side of a square, in pixels.
+        patch_size: pixels from one token of the backbone to the next, a multiple of 4; the published model has 16.
         in_chans: channels of the image.
         num_classes: outputs of the head; 0 for none.
         global_pool: ``"token"`` (class token), ``"avg"`` (mean of the others) or ``""`` (all tokens).
@@ -269,12 +280,14 @@ class T2TViT(nn.Module):
         act_layer: a module class or timm's name of one; the default is GELU.
 
     Raises:
-        ValueError: where a side of ``img_size`` is not a positive multiple of 16, or for another ``global_pool``.
+        ValueError: where a side of ``img_size`` is not a positive multiple of ``patch_size``, where that is not one of
+            4, or for another ``global_pool``.
     """
 
     def __init__(
         self,
         img_size: int | tuple[int, int] = 224,
+        patch_size: int = _PATCH_SIZE,
         in_chans: int = 3,
         num_classes: int = 1000,
         global_pool: str = "token",
@@ -302,9 +315,9 @@ class T2TViT(nn.Module):
         self.num_features = self.head_hidden_size = self.embed_dim = embed_dim
         self.num_prefix_tokens = 1
         self.grad_checkpointing = False
-        self.grid_size = token_grid(to_2tuple(img_size))
-
-        self.tokens_to_token = TokensToToken(in_chans, token_dim, embed_dim, **layers)
+        self.tokens_to_token = TokensToToken(in_chans, token_dim, embed_dim, patch_size=patch_size, **layers)
+        self.patch_size = patch_size
+        self.grid_size = token_grid(to_2tuple(img_size), patch_size)
         self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim))
         # Fixed, but a parameter: the published parameter count includes it.
         self.pos_embed = nn.Parameter(sinusoid(1 + math.prod(self.grid_size), embed_dim), requires_grad=False)
@@ -323,7 +336,7 @@ class T2TViT(nn.Module):
         )
         self.norm = norm_layer(embed_dim)
         self.feature_info = [
-            {"module": f"blocks.{index}", "num_chs": embed_dim, "reduction": _REDUCTION} for index in range(depth)
+            {"module": f"blocks.{index}", "num_chs": embed_dim, "reduction": patch_size} for index in range(depth)
         ]
         self.head_drop = nn.Dropout(drop_rate)
         self.head = nn.Linear(embed_dim, num_classes) if num_classes > 0 else nn.Identity()
@@ -363,7 +376,7 @@ class T2TViT(nn.Module):
         """Images (B, C, height, width) to normalised tokens (B, 1 + H * W, D), the class token first.
 
         Raises:
-            ValueError: where a side of the images is not a positive multiple of 16.
+            ValueError: where a side of the images is not a positive multiple of the patch size.
         """
         x_BND, _ = self._run_blocks(x)
         normed_BND: Tensor = self.norm(x_BND)
@@ -407,7 +420,8 @@ class T2TViT(nn.Module):
             The normalised tokens (B, 1 + H * W, D) and the list of intermediates, or that list alone.
 
         Raises:
-            ValueError: for another ``output_fmt``, or where a side of the images is not a positive multiple of 16.
+            ValueError: for another ``output_fmt``, or where a side of the images is not a positive multiple of the
+                patch size.
         """
         if output_fmt not in ("NCHW", "NLC"):
             raise ValueError(f"output_fmt is {output_fmt!r}; it must be NCHW or NLC")
@@ -418,7 +432,7 @@ class T2TViT(nn.Module):
 
         intermediates: list[Any] = [y_BND[:, self.num_prefix_tokens :] for y_BND in taken]
         if output_fmt == "NCHW":
-            grid = token_grid((x.shape[2], x.shape[3]))
+            grid = token_grid((x.shape[2], x.shape[3]), self.patch_size)
             intermediates = [y_BND.unflatten(1, grid).permute(0, 3, 1, 2).contiguous() for y_BND in intermediates]
         if return_prefix_tokens:
             prefix = [y_BND[:, : self.num_prefix_tokens] for y_BND in taken]
@@ -441,7 +455,7 @@ class T2TViT(nn.Module):
         self, image_BCHW: Tensor, *, take: Collection[int] = (), depth: int | None = None
     ) -> tuple[Tensor, list[Tensor]]:
         """Tokens (B, N, D) after the first ``depth`` blocks, and those after each block in ``take``."""
-        grid = token_grid((image_BCHW.shape[2], image_BCHW.shape[3]))
+        grid = token_grid((image_BCHW.shape[2], image_BCHW.shape[3]), self.patch_size)
         x_BND = self.tokens_to_token(image_BCHW)
         x_BND = torch.cat([self.cls_token.expand(x_BND.shape[0], -1, -1), x_BND], dim=1)
         x_BND = self.pos_drop(x_BND + self._position(grid))

@@ -1,97 +1,120 @@
-"""Writes what a study found: a page to look at, and the same results for programs and spreadsheets."""
+"""Writes what studies found: a page to look at, and the same results for GitHub, papers, spreadsheets and programs."""
 
 import json
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import pandas as pd
 import plotly.graph_objects as go
 import plotly.offline
+import yaml
 
 from localvit.files import write_text
-from localvit.studies.charts import accuracy_against_macs, learning_curves
-from localvit.studies.config import StudyConfig
-from localvit.studies.statistics import VariantSummary
+from localvit.studies.charts import accuracy_against_cost, gains, learning_curves, own_chart
+from localvit.studies.statistics import StudySummary
+from localvit.studies.tables import claim_rows, frame, latex, results, variant_rows
+from localvit.studies.wording import agreement_word, answer, data_line, signed
+
+_CHARTS: dict[str, Callable[[StudySummary], go.Figure]] = {
+    "own-chart": own_chart,
+    "gains": gains,
+    "accuracy-against-cost": accuracy_against_cost,
+    "learning-curves": learning_curves,
+}
+_PLOTLY = {
+    "displaylogo": False,
+    "responsive": True,
+    "modeBarButtonsToRemove": ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d"],
+}
 
 
-def write_results(study: StudyConfig, summaries: list[VariantSummary], folder: Path) -> Path:
-    """Write ``results.json``, ``results.csv`` and ``report.html`` into ``folder``; the path of the page."""
-    results = results_dict(study, summaries)
-    write_text(folder / "results.json", json.dumps(results, indent=2) + "\n")
-    write_text(folder / "results.csv", results_frame(results).to_csv(index=False))
-    page = folder / "report.html"
-    write_text(page, render_page(study, summaries))
-    return page
+def write_report(summaries: Sequence[StudySummary], folder: Path) -> Path:
+    """Write ``report.html``, ``report.md``, ``results.csv``, ``results.json`` and ``results.tex`` into ``folder``.
+
+    Args:
+        summaries: of one study, for its own report; of several, for one with all of them.
+        folder: where to, made where there is none.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        ValueError: for no study at all.
+    """
+    if not summaries:
+        raise ValueError("there is no study to report; give at least one")
+    found = [results(summary) for summary in summaries]
+    values = found[0] if len(found) == 1 else {"studies": found}
+    write_text(folder / "results.json", json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(folder / "results.csv", frame(summaries).to_csv(index=False))
+    write_text(folder / "results.tex", latex(summaries))
+    sections = [_section(summary, prefix) for summary, prefix in zip(summaries, _prefixes(summaries), strict=True)]
+    write_text(folder / "report.md", _render("report.md", sections))
+    write_text(folder / "report.html", _render("report.html", sections, plotly_js=plotly.offline.get_plotlyjs()))
+    return folder / "report.html"
 
 
-def results_dict(study: StudyConfig, summaries: list[VariantSummary]) -> dict[str, Any]:
-    """The results as plain data; accuracies in percent, gains in points, seeds in the order of the study."""
+def markdown_text(text: str) -> str:
+    """``text`` so that GitHub shows it letter by letter, in a table too."""
+    return re.sub(r"([\\`*_\[\]<>|~&$])", r"\\\1", text)
+
+
+def _render(template: str, sections: list[dict[str, Any]], **values: str) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("localvit.studies"),
+        autoescape=template.endswith(".html"),  # Markdown escapes with its own filter
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(md=markdown_text, signed=signed)
+    return environment.get_template(template).render(sections=sections, **values)
+
+
+def _prefixes(summaries: Sequence[StudySummary]) -> list[str]:
+    """What the ids of each study start with on a page; nothing for a study alone."""
+    if len(summaries) == 1:
+        return [""]
+    prefixes: list[str] = []
+    for summary in summaries:
+        name = re.sub(r"[^\w-]+", "-", "-".join(filter(None, (summary.config.name, summary.config.scale))))
+        taken = sum(prefix == f"{name}-" or prefix.startswith(f"{name}--") for prefix in prefixes)
+        prefixes.append(f"{name}--{taken + 1}-" if taken else f"{name}-")
+    return prefixes
+
+
+def _section(summary: StudySummary, prefix: str) -> dict[str, Any]:
+    """A study as the templates show it."""
+    config, record = summary.config, summary.record
     return {
-        "study": study.name,
-        "data": study.recipe.data.source,
-        "baseline": study.baseline,
-        "variants": [
-            {
-                "name": summary.name,
-                "parameters": summary.parameters,
-                "macs": summary.macs,
-                "accuracy": {**asdict(summary.accuracy), "per_seed": summary.accuracies},
-                "gain": asdict(summary.gain),
-            }
-            for summary in summaries
+        "prefix": prefix,
+        "summary": summary,
+        "config": config,
+        "record": record,
+        "answer": answer(summary),
+        "agreement": agreement_word(summary),
+        "data_line": data_line(summary),
+        "over": config.baseline if isinstance(config.baseline, str) else "the baseline",
+        "rows": [
+            (cells, summary.config.baseline_of(variant.name))
+            for cells, variant in zip(variant_rows(summary), summary.variants, strict=True)
         ],
+        "claims": claim_rows(summary),
+        "charts": {name: _chart(draw(summary), prefix + name) for name, draw in _CHARTS.items()},
+        "missing": [f"{run.variant or 'start'}, seed {run.seed}" for run in summary.missing],
+        "configuration": yaml.safe_dump(
+            json.loads(json.dumps(asdict(config))), sort_keys=False, allow_unicode=True, width=100
+        ),
     }
 
 
-def results_frame(results: dict[str, Any]) -> pd.DataFrame:
-    """The variants as a table with a column for each number."""
-    frame = pd.json_normalize(results["variants"], sep="_")
-    per_seed = pd.DataFrame(frame.pop("accuracy_per_seed").tolist()).add_prefix("accuracy_run_")
-    return pd.concat([frame, per_seed], axis=1)
-
-
-def render_page(study: StudyConfig, summaries: list[VariantSummary]) -> str:
-    """The report as one HTML page that needs no other file and no network."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("localvit.studies"), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    return environment.get_template("report.html").render(
-        study=study,
-        answer=answer(study, summaries),
-        summaries=summaries,
-        plotly_js=plotly.offline.get_plotlyjs(),
-        curves=_chart(learning_curves(study, summaries), "learning-curves"),
-        costs=_chart(accuracy_against_macs(study, summaries), "accuracy-against-macs"),
-        config=json.dumps(asdict(study), indent=2),
-    )
-
-
-def answer(study: StudyConfig, summaries: list[VariantSummary]) -> list[str]:
-    """What came out, in sentences: the best variant, and what the depth-wise convolution alone adds."""
-    baseline = next(summary for summary in summaries if summary.name == study.baseline)
-    best = max(summaries, key=lambda summary: summary.accuracy.mean)
-    percent = {summary.name: f"{summary.accuracy.mean:.2f}\N{NO-BREAK SPACE}%" for summary in (baseline, best)}
-    if best is baseline:
-        headline = f"No variant beats {baseline.name}, which reaches {percent[baseline.name]}."
-    else:
-        headline = (
-            f"The best variant, {best.name}, reaches {percent[best.name]} where {baseline.name} reaches "
-            f"{percent[baseline.name]}: {best.gain.sentence()}, for "
-            f"{best.parameters / baseline.parameters - 1:+.1%} parameters and {best.macs / baseline.macs - 1:+.1%} "
-            "multiply-accumulates."
-        )
-    return [headline] + [
-        f"The depth-wise convolution by itself, {summary.name} against {summary.config.control}, brings "
-        f"{summary.gain_over_control.sentence()}."
-        for summary in summaries
-        if summary.gain_over_control is not None
-    ]
-
-
 def _chart(figure: go.Figure, identifier: str) -> str:
-    html: str = figure.to_html(
-        full_html=False, include_plotlyjs=False, div_id=identifier, config={"displaylogo": False, "responsive": True}
-    )
+    """The chart as part of a page, or nothing where there is nothing to draw."""
+    if not any(trace.x is not None and len(trace.x) for trace in figure.data if trace.type == "scatter"):
+        return ""
+    html: str = figure.to_html(full_html=False, include_plotlyjs=False, div_id=identifier, config=_PLOTLY)
     return html

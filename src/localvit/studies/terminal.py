@@ -1,5 +1,6 @@
 """What a person sees on the terminal: progress while a study trains, and its table."""
 
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 
 from rich import box
@@ -18,11 +19,9 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from localvit.studies.config import StudyConfig
-from localvit.studies.runner import RunId
-from localvit.studies.statistics import VariantSummary
-from localvit.training import RunResult
-from localvit.training.history import Epoch
+from localvit.studies.config import StudyRun
+from localvit.studies.record import Outcome, outcome_of
+from localvit.studies.statistics import StudySummary, VariantSummary
 
 
 class StudyProgress:
@@ -30,15 +29,13 @@ class StudyProgress:
 
     Args:
         console: where to.
-        study: the study.
-        finished: how many of its runs had finished before.
+        runs: those of the study, or of a shard.
+        finished: how many of them had finished before.
     """
 
-    def __init__(self, console: Console, study: StudyConfig, *, finished: int) -> None:
-        self.epochs = study.recipe.training.total_epochs
-        self.runs = len(study.variants) * len(study.seeds)
-        self.finished = finished
-        self.bars: dict[RunId, TaskID] = {}
+    def __init__(self, console: Console, runs: Sequence[StudyRun], *, finished: int) -> None:
+        self.runs, self.finished, self.failed = len(runs), finished, 0
+        self.bars: dict[StudyRun, TaskID] = {}
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -49,7 +46,8 @@ class StudyProgress:
             TimeRemainingColumn(),
             console=console,
         )
-        self.total = self.progress.add_task(self._title(), total=(self.runs - finished) * self.epochs)
+        epochs = sum(run.config.training.total_epochs for run in runs if outcome_of(run).status != "finished")
+        self.total = self.progress.add_task(self._title(), total=epochs)
 
     def __enter__(self) -> "StudyProgress":
         self.progress.start()
@@ -60,26 +58,37 @@ class StudyProgress:
     ) -> None:
         self.progress.stop()
 
-    def on_epoch(self, run_id: RunId, epoch: Epoch) -> None:
-        """Move the bars."""
-        description = f"{run_id}: {epoch['val_top1']:.1f} %"
-        if run_id not in self.bars:
-            resumed = int(epoch["epoch"]) - 1
-            self.bars[run_id] = self.progress.add_task(description, total=self.epochs, completed=resumed)
-            self.progress.advance(self.total, resumed)
-        self.progress.update(self.bars[run_id], advance=1, description=description)
-        self.progress.advance(self.total)
+    def started(self, run: StudyRun) -> None:
+        """Show a bar for a run."""
+        self.bars[run] = self.progress.add_task(str(run), total=run.config.training.total_epochs)
 
-    def on_result(self, run_id: RunId, result: RunResult) -> None:
+    def epochs(self, run: StudyRun, count: int, last: Mapping[str, float]) -> None:
+        """Move the bars of a run that has done ``count`` epochs."""
+        bar = self.bars[run]
+        self.progress.advance(self.total, count - self._done(bar))
+        self.progress.update(bar, completed=count, description=f"{run}: {last['val_top1']:.1f} %")
+
+    def ended(self, run: StudyRun, outcome: Outcome) -> None:
         """Take the run's bar away and leave a line."""
-        self.finished += 1
-        if run_id in self.bars:
-            self.progress.remove_task(self.bars.pop(run_id))
+        if (bar := self.bars.pop(run, None)) is not None:
+            self.progress.advance(self.total, run.config.training.total_epochs - self._done(bar))
+            self.progress.remove_task(bar)
+        if outcome.result is not None:
+            self.finished += 1
+            what = f"{outcome.result.accuracy:.2f} %"
+        else:
+            self.failed += 1
+            what = f"failed: {(outcome.error or '').splitlines()[0]}"
         self.progress.update(self.total, description=self._title())
-        self.progress.console.print(f"[{self.finished}/{self.runs}] {run_id}: {result.accuracy:.2f} %", highlight=False)
+        number = f"[{self.finished + self.failed}/{self.runs}]"
+        self.progress.console.print(f"{number} {run}: {what}", highlight=False, markup=False, soft_wrap=True)
+
+    def _done(self, bar: TaskID) -> float:
+        return next(task.completed for task in self.progress.tasks if task.id == bar)
 
     def _title(self) -> str:
-        return f"[bold]{self.finished} of {self.runs} runs done"
+        failed = f", {self.failed} failed" if self.failed else ""
+        return f"[bold]{self.finished} of {self.runs} runs done{failed}"
 
 
 class _Rate(ProgressColumn):
@@ -90,26 +99,32 @@ class _Rate(ProgressColumn):
         return Text("" if speed is None else f"{speed:.1f}/s")
 
 
-def results_table(study: StudyConfig, summaries: list[VariantSummary]) -> Table:
+def results_table(summary: StudySummary) -> Table:
     """The results of a study as a Rich table, a row a variant."""
     table = Table(
-        title=study.question,
-        caption="± 95 % interval (Student's t over seeds); gains are paired by seed, in points.\n"
-        "paper: ImageNet-1k, one run, 4 attention heads where DeiT-T has 3; – where it states none.",
+        title=f"{summary.config.question}\n{summary.config.name}, scale {summary.config.scale}",
+        caption="± 95 % interval (Student's t over seeds). Gains are paired by seed, in points; verdicts at a level "
+        "of 5 %, corrected for all comparisons of the study. The report has more.",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
     )
     table.add_column("variant")
-    for header in ("parameters", "MACs", "test accuracy %", "gain", "paper"):
+    for header in ("parameters", "MACs", "accuracy %", "gain"):
         table.add_column(header, justify="right")
-    for summary in summaries:
-        is_baseline = summary.name == study.baseline
-        table.add_row(
-            summary.name,
-            f"{summary.parameters:,}",
-            f"{summary.macs:,}",
-            summary.accuracy.short_text(),
-            "baseline" if is_baseline else summary.gain.short_text(signed=True),
-            "" if is_baseline else summary.paper_gain,
-        )
+    table.add_column("verdict")
+    for variant in summary.variants:
+        table.add_row(*_row(summary, variant))
     return table
+
+
+def _row(summary: StudySummary, variant: VariantSummary) -> list[str]:
+    costs, gain = variant.costs, variant.gain
+    is_baseline = summary.config.baseline_of(variant.name) is None
+    return [
+        variant.name,
+        f"{costs.parameters:,}" if costs else "",
+        f"{costs.macs:,}" if costs else "",
+        variant.accuracy.short_text() if variant.accuracy else "no run yet",
+        "" if gain is None else gain.difference.short_text(signed=True),
+        "baseline" if is_baseline else gain.verdict.removesuffix(" at this size") if gain else "",
+    ]

@@ -48,17 +48,25 @@ class SaveState(Callback):
         self.path, self.seconds = path, 60 * minutes
         self.history, self.on_epoch = history, on_epoch
         self.signal_number: int | None = None
+        self.handlers: dict[int, Any] = {}
         self.last_saved = time.monotonic()
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Take over the signals that ask to stop; Lightning gives them back when it is done."""
+        """Take over the signals that ask to stop."""
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 if signal.getsignal(number) is not signal.SIG_IGN:
-                    signal.signal(number, self._stop)
+                    self.handlers[number] = signal.signal(number, self._stop)
+
+    def give_signals_back(self) -> None:
+        """To whom they were before the run; Lightning would give them back to this callback."""
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+        self.handlers.clear()
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        if self.signal_number is not None:  # asked twice: now
+        # Asked twice: now. A cluster may send SIGTERM to a process and to its group, which is asking once.
+        if self.signal_number is not None and number == signal.SIGINT:
             raise Interrupted(number)
         self.signal_number = number
 

@@ -24,7 +24,8 @@ class ModelConfig:
         pretrained: start from the weights that timm knows for it.
         checkpoint: start from the weights of this file; head and position embedding may be of another size.
         locality: the feed-forward network put into it; none for the model as it is.
-        layers: which layers get it: all, low, middle, high, or a list of indices.
+        layers: which layers get it: all, low, middle, high, or a list of such thirds and of indices.
+        other_layers: what the layers get that are not among those; none leaves them their own MLP.
         mode: in place of the MLP (replace), or added to a trained one without changing its outputs (residual).
     """
 
@@ -34,11 +35,14 @@ class ModelConfig:
     checkpoint: str | None = None
     locality: LocalityConfig | None = None
     layers: Layers = "all"
+    other_layers: LocalityConfig | None = None
     mode: Mode = "replace"
 
     def __post_init__(self) -> None:
         if self.pretrained and self.checkpoint is not None:
             raise ValueError("pretrained and checkpoint are both given; weights can come from one of them")
+        if self.other_layers is not None and self.locality is None:
+            raise ValueError("other_layers is given and locality is not; layers other than which?")
 
 
 @dataclass(frozen=True)
@@ -147,6 +151,8 @@ class HardwareConfig:
         devices: of it, a number or auto: all GPUs, or one process on a CPU.
         precision: as Lightning names it.
         compile: compile the model with ``torch.compile``.
+        fused_attention: attention as one operation of PyTorch. Its backward pass on CPUs is slow: in bf16-mixed, false
+            trains a small transformer there about twice as fast (``benchmarks/attention.py``).
         channels_last: keep images and weights of convolutions channels-last.
         sync_batch_norm: share the statistics of batch norms between GPUs.
         workers: processes that read images, for each training process; as many as cores allow, up to 8, by default.
@@ -157,6 +163,7 @@ class HardwareConfig:
     devices: int | Literal["auto"] = "auto"
     precision: Precision = "32-true"
     compile: bool = False
+    fused_attention: bool = True
     channels_last: bool = False
     sync_batch_norm: bool = False
     workers: int | None = None

@@ -1,17 +1,18 @@
 """The network that a run starts from: created, given weights, localized."""
 
+import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from timm.layers import resize_rel_pos_bias_table
+from timm.layers import resize_rel_pos_bias_table, set_fused_attn, use_fused_attn
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from localvit.checkpoints import read_localizations, read_state_dict, require_fit
 from localvit.data.config import InputConfig
-from localvit.localize import localizations, localize
+from localvit.localize import layers_left, localizations, localize
 from localvit.model_description import require_known
 from localvit.model_file import create_model
 from localvit.models.build import resample_pos_embed
@@ -42,6 +43,8 @@ def build_model(config: ModelConfig, shown: InputConfig, *, num_classes: int) ->
         path = None
     if config.locality is not None:
         localize(model, config.locality, layers=config.layers, mode=config.mode)
+        if config.other_layers is not None and (left := layers_left(model)):
+            localize(model, config.other_layers, layers=left, mode=config.mode)
     if path is not None:
         if not localizations(model):
             for call in saved:
@@ -53,6 +56,17 @@ def build_model(config: ModelConfig, shown: InputConfig, *, num_classes: int) ->
             )
         start_from(model, path)
     return model
+
+
+@contextlib.contextmanager
+def attention(*, fused: bool) -> Iterator[None]:
+    """Models of timm that are made inside compute attention in one operation where ``fused``, else step by step."""
+    before, experimental = use_fused_attn(), use_fused_attn(experimental=True)
+    set_fused_attn(before and fused, experimental)
+    try:
+        yield
+    finally:
+        set_fused_attn(before, experimental)
 
 
 def start_from(model: nn.Module, path: Path) -> None:

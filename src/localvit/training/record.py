@@ -25,11 +25,11 @@ def note_start(folder: Path, *, seed: int, world_size: int) -> None:
     starts.append(
         {
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
-            "command": shlex.join([_program(), *sys.argv[1:]]),
+            "command": command_line(),
             "seed": seed,
             "processes": world_size,
             "versions": {name: _version(name) for name in _PACKAGES} | {"python": platform.python_version()},
-            "code": _git_state(Path(__file__).parent),
+            "code": git_state(),
             "machine": {
                 "system": platform.platform(),
                 "processor": platform.processor() or platform.machine(),
@@ -41,9 +41,10 @@ def note_start(folder: Path, *, seed: int, world_size: int) -> None:
     write_text(path, json.dumps({"starts": starts}, indent=1))
 
 
-def _program() -> str:
+def command_line() -> str:
+    """The command that started this process, as one would type it."""
     name = Path(sys.argv[0]).name
-    return "localvit" if name == "__main__.py" else name
+    return shlex.join(["localvit" if name == "__main__.py" else name, *sys.argv[1:]])
 
 
 def _version(package: str) -> str | None:
@@ -53,8 +54,9 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _git_state(folder: Path) -> dict[str, Any] | None:
+def git_state() -> dict[str, Any] | None:
     """Commit and changed files of this project's checkout; none where it was installed without one."""
+    folder = Path(__file__).parent
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(folder), *arguments]

@@ -31,7 +31,7 @@ from localvit.training.classifier import Classifier
 from localvit.training.config import RunConfig
 from localvit.training.distillation import Teacher
 from localvit.training.history import Epoch, History
-from localvit.training.initial_model import build_model
+from localvit.training.initial_model import attention, build_model
 from localvit.training.non_finite import NonFiniteLossError
 from localvit.training.record import note_start
 from localvit.training.trainer import build_trainer, is_first_process
@@ -160,7 +160,8 @@ def _train(
     lightning.seed_everything(config.seed, verbose=False)
     parts = open_parts(config.data, channels=config.input.channels)
     num_classes = len(parts.train.class_names)
-    model = build_model(config.model, config.input, num_classes=num_classes)
+    with attention(fused=hardware.fused_attention):
+        model = build_model(config.model, config.input, num_classes=num_classes)
     parameters, macs = count_parameters(model), count_macs(model, (config.input.channels, *config.input.image_size))
     if hardware.channels_last:
         model.to(memory_format=torch.channels_last)
@@ -198,6 +199,8 @@ def _train(
             "that step and the norms of the layers. A lower learning_rate, gradient_clip 1.0 or precision 32-true may "
             "help, with another --output"
         ) from error
+    finally:
+        state.give_signals_back()
 
     result = RunResult(
         parameters, macs, history.epochs, best.best, len(classifier.broken_images), timing=history.timing

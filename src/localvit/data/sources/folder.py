@@ -15,9 +15,9 @@ import pyarrow as pa
 from PIL import Image
 
 from localvit.data.config import DataConfig
-from localvit.data.images import decode_image
+from localvit.data.images import decode_image, image_endings, natural_key
 from localvit.data.source import DataError
-from localvit.data.sources.index import image_endings, index_folder, natural_key
+from localvit.data.sources.index import index_folder
 from localvit.data.sources.locations import cache_of, root_of
 from localvit.data.sources.parts import listed
 

@@ -8,7 +8,6 @@ holds if every folder has the time it had; asking that is one call a folder.
 import hashlib
 import logging
 import os
-import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,11 +15,10 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
-from localvit.data.images import FORMATS
+from localvit.data.images import image_endings, natural_key
 from localvit.data.source import DataError
 from localvit.files import replacing
 
@@ -68,17 +66,6 @@ def index_folder(folder: Path, cache: Path) -> pa.Table:
     if max(table["modified_ns"].to_pylist()) < started_ns - _STEP_NS:
         _write(table, file)
     return table
-
-
-def image_endings() -> frozenset[str]:
-    """Endings of file names, such as ".jpg", of the formats that are read."""
-    return frozenset(ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS)
-
-
-def natural_key(text: str) -> tuple[list[str | int], str]:
-    """Sorts "img2" before "img10", as timm does; names that differ in case alone keep one order."""
-    parts = re.split(r"(\d+)", text.lower())
-    return [int(part) if place % 2 else part for place, part in enumerate(parts)], text
 
 
 def scan(path: str, endings: frozenset[str], count: Callable[[int], None]) -> list[Row]:

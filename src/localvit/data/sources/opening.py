@@ -8,7 +8,7 @@ from localvit.data.sources.digits import open_digits
 from localvit.data.sources.folder import open_folder
 from localvit.data.sources.hub import open_hub
 from localvit.data.sources.parquet import open_parquet
-from localvit.data.sources.parts import Part, Parts, check, check_classes, first_images, hold_out
+from localvit.data.sources.parts import Part, Parts, check, check_classes, first_images, hold_out, only_classes
 from localvit.data.sources.torchvision_sets import open_torchvision
 from localvit.data.sources.webdataset import open_webdataset
 
@@ -50,9 +50,7 @@ def open_parts(config: DataConfig, *, channels: int) -> Parts:
     else:
         train = _open(config, "train", channels, None)
         val = _open(config, "val", channels, train.class_names)
-    if config.train_images is not None:
-        train = first_images(train, config.train_images)
-    return Parts(train, val)
+    return Parts(_chosen(train, config, "train_images"), _chosen(val, config, "val_images"))
 
 
 def open_val(config: DataConfig, *, channels: int, class_names: tuple[str, ...] | None = None) -> ImageSource:
@@ -67,9 +65,15 @@ def open_val(config: DataConfig, *, channels: int, class_names: tuple[str, ...] 
     Raises:
         DataError: where there is no image, a label is no class, or the classes are not ``class_names``.
     """
-    if config.held_out:
-        return _cut(config, channels, class_names)[1]
-    return _open(config, "val", channels, class_names)
+    val = _cut(config, channels, class_names)[1] if config.held_out else _open(config, "val", channels, class_names)
+    return _chosen(val, config, "val_images")
+
+
+def _chosen(source: ImageSource, config: DataConfig, limit: Literal["train_images", "val_images"]) -> ImageSource:
+    if config.classes is not None:
+        source = only_classes(source, config.classes)
+    count: int | None = getattr(config, limit)
+    return source if count is None else first_images(source, count, limit)
 
 
 def _cut(config: DataConfig, channels: int, class_names: tuple[str, ...] | None) -> tuple[ImageSource, ImageSource]:

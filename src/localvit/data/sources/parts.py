@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from localvit.data.source import DataError, ImageSource
+from localvit.suggestions import nearest
 
 _MOST_NAMED = 5
 
@@ -29,18 +30,31 @@ class Parts:
 
 
 class Part:
-    """Some images of a source, with its classes: an :class:`~localvit.data.source.ImageSource`.
+    """Some images of a source: an :class:`~localvit.data.source.ImageSource`.
 
     Args:
         source: of the images.
         indices_M: which of them, in their order.
+        class_names: of other classes than the source's, and then
+        class_of_label_K: the number among them of each class of the source.
     """
 
-    def __init__(self, source: ImageSource, indices_M: NDArray[np.int64]) -> None:
+    def __init__(
+        self,
+        source: ImageSource,
+        indices_M: NDArray[np.int64],
+        *,
+        class_names: tuple[str, ...] | None = None,
+        class_of_label_K: NDArray[np.int64] | None = None,
+    ) -> None:
         self.source = source
         self.indices_M = indices_M
-        self.class_names = source.class_names
-        self.labels_M = source.labels_M[indices_M]
+        self.class_names = source.class_names if class_names is None else class_names
+        labels_M = source.labels_M[indices_M]
+        self.labels_M = labels_M if class_of_label_K is None else class_of_label_K[labels_M]
+
+    def __str__(self) -> str:
+        return str(self.source)
 
     def read(self, index: int) -> Image.Image:
         return self.source.read(int(self.indices_M[index]))
@@ -80,12 +94,35 @@ def hold_out(
     return np.flatnonzero(~held_M), np.flatnonzero(held_M)
 
 
-def first_images(source: ImageSource, count: int) -> Part:
-    """The first ``count`` images; :class:`DataError` where there are fewer."""
+def first_images(source: ImageSource, count: int, setting: str) -> Part:
+    """The first ``count`` images, as ``setting`` asks for; :class:`DataError` where there are fewer."""
     available = len(source.labels_M)
     if count > available:
-        raise DataError(f"train_images is {count:,}, and there are {available:,} images to learn from; make it smaller")
+        raise DataError(f"{setting} is {count:,}, and {source} has {available:,} such images; make it smaller")
     return Part(source, np.arange(count))
+
+
+def only_classes(source: ImageSource, classes: Sequence[str]) -> Part:
+    """The images of ``classes``, whose labels are their places among those, in the order of the source.
+
+    Raises:
+        DataError: for a class that the source has not.
+    """
+    if missing := [name for name in classes if name not in source.class_names]:
+        hint = nearest(missing[0], source.class_names)
+        raise DataError(
+            f"classes has {listed(missing)}, and {source} has {listed(source.class_names)}"
+            + (f". Did you mean {hint}?" if hint else "")
+        )
+    kept = [label for label, name in enumerate(source.class_names) if name in set(classes)]
+    class_of_label_K = np.full(len(source.class_names), -1)
+    class_of_label_K[kept] = np.arange(len(kept))
+    return Part(
+        source,
+        np.flatnonzero(np.isin(source.labels_M, kept)),
+        class_names=tuple(source.class_names[label] for label in kept),
+        class_of_label_K=class_of_label_K,
+    )
 
 
 def check(source: ImageSource, called: str) -> None:

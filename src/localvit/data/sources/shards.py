@@ -3,8 +3,8 @@
 import glob
 from pathlib import Path
 
+from localvit.data.images import natural_key
 from localvit.data.source import DataError
-from localvit.data.sources.index import natural_key
 from localvit.data.sources.parts import listed
 
 

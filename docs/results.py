@@ -1,0 +1,117 @@
+"""Keeps what studies found, and writes the page that answers the paper's questions from it.
+
+    python docs/results.py runs/rq1_depthwise-digits runs/rq1_depthwise-cifar10 ...
+
+Each folder's record and tables go to ``docs/results/<study>-<scale>``, and one report for all studies of a scale to
+``docs/results/<scale>``. Without folders the page is written anew from what is there.
+"""
+
+import argparse
+import re
+import shlex
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from localvit.files import write_text
+from localvit.studies.record import RECORD, StudyRecord
+from localvit.studies.report import markdown_text, write_report
+from localvit.studies.statistics import StudySummary, summarize
+from localvit.studies.wording import agreement_word, answer
+from localvit.training import RunConfig
+
+RESULTS = Path(__file__).parent / "results"
+TABLES = (RECORD, "report.md", "results.csv", "results.json", "results.tex")
+QUESTIONS = {
+    "rq1_depthwise": "RQ1",
+    "rq2a_activation": "RQ2, activation",
+    "rq2b_placement": "RQ2, placement",
+    "rq2c_expansion": "RQ2, expansion ratio",
+    "rq3_architectures": "RQ3",
+    "pretrained": "beyond the paper",
+    "kernel_size": "beyond the paper",
+}
+HEAD = """# What the studies found
+
+Written by `python docs/results.py` from the records of the runs in this folder. *p* is Holm's, over all comparisons of
+a study; intervals are Student's t over seeds; *no evidence at this size* is no proof of equality. How the numbers come
+about: [docs/studies.md](../studies.md).
+
+The scales are small, for want of hardware, and far from converged on photographs. They say what locality does to small
+transformers that learn from few images, not what it does on ImageNet-1k; the same files run at the paper's scale
+(`--scale imagenet`).
+"""
+
+
+def keep(folders: Iterable[Path]) -> None:
+    """Copy records and tables of studies."""
+    for folder in folders:
+        to = RESULTS / folder.resolve().name
+        to.mkdir(parents=True, exist_ok=True)
+        for name in TABLES:
+            shutil.copyfile(folder / name, to / name)
+
+
+def main() -> None:
+    """Keep the folders given, and write report and page anew."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folders", type=Path, nargs="*")
+    keep(parser.parse_args().folders)
+    records = [StudyRecord.load(path.parent) for path in RESULTS.glob(f"*/{RECORD}")]
+    order = list(QUESTIONS)
+    summaries = sorted(map(summarize, records), key=lambda summary: order.index(summary.config.name))
+    scales = sorted({summary.config.scale for summary in summaries}, reverse=True)
+    for scale in scales:
+        write_report([summary for summary in summaries if summary.config.scale == scale], RESULTS / scale)
+    write_text(RESULTS / "README.md", page(summaries, scales))
+
+
+def page(summaries: list[StudySummary], scales: list[str]) -> str:
+    """The page as Markdown."""
+    lines = [HEAD]
+    recipes = {summary.config.scale: summary.config.recipe for summary in summaries if summary.config.start is None}
+    lines += [f"- {scale}: {_in_words(recipes[scale])}" for scale in scales]
+    links = ", ".join(
+        f"[{scale}]({scale}/report.md) ([with charts]({scale}/report.html), to download)" for scale in scales
+    )
+    lines += ["", f"One report for all studies of a scale: {links}.", ""]
+    lines += ["| question | scale | what came out | the paper | agreement | command |", "|---|---|---|---|---|---|"]
+    lines += [_row(summary) for summary in summaries]
+    return "\n".join(lines) + "\n"
+
+
+def _in_words(recipe: RunConfig) -> str:
+    images = "all images" if recipe.data.train_images is None else f"{recipe.data.train_images:,} images"
+    size, body = recipe.input.image_size, recipe.model.arguments
+    return (
+        f"{images} of {size[0]} x {size[1]} pixels to learn from, {recipe.training.total_epochs} epochs; DeiT's body "
+        f"with {body['depth']} layers of {body['embed_dim']} channels"
+    )
+
+
+def _row(summary: StudySummary) -> str:
+    config = summary.config
+    folder = f"{config.name}-{config.scale}"
+    cells = [
+        f"**{QUESTIONS[config.name]}**: {markdown_text(config.question)}",
+        f"[{config.scale}]({folder}/report.md), {len(config.seeds)} seeds",
+        " ".join(markdown_text(sentence) for sentence in answer(summary)),
+        markdown_text(config.paper_finding) or "–",
+        f"**{agreement_word(summary)}**",
+        f"`{_command(summary)}`",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _command(summary: StudySummary) -> str:
+    """The command that was run, with the paths of anybody's machine."""
+    words = shlex.split(summary.record.command)
+    kept = [re.sub(r"^.*/(?=studies/)", "", word) for word in words]
+    while "--output" in kept:
+        place = kept.index("--output")
+        del kept[place : place + 2]
+    return shlex.join(kept)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,221 @@
+"""What a variant costs on the machine at hand: images a second and memory, measured side by side.
+
+The contestants take turns, so that a machine that slows down slows all of them. Everything is measured in processes of
+its own, forked from one that has imported the libraries and done nothing yet: the peak of its memory is the model's.
+"""
+
+import contextlib
+import multiprocessing
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from timm.optim import create_optimizer_v2
+from torch import nn
+
+from localvit.costs import count_macs, count_parameters
+from localvit.errors import LocalViTError
+from localvit.studies.record import Costs
+from localvit.training import ModelConfig, RunConfig
+from localvit.training.initial_model import attention, build_model
+
+_ROUNDS = 5
+_SECONDS_A_TURN = 0.1
+
+
+def count(config: RunConfig, num_classes: int) -> Costs:
+    """Parameters and multiply-accumulates of a run's model.
+
+    Raises:
+        ValueError: where the model cannot be built.
+    """
+    model = _build(config, num_classes)
+    shape = (config.input.channels, *config.input.image_size)
+    return Costs(count_parameters(model), count_macs(model, shape))
+
+
+def measure(
+    configs: Mapping[str, RunConfig],
+    num_classes: int,
+    *,
+    threads: int | None = None,
+    batch_size: int | None = None,
+    rounds: int = _ROUNDS,
+    memory: bool = True,
+) -> dict[str, Costs]:
+    """Count and measure what runs cost in one process, on images drawn at random.
+
+    Args:
+        configs: the runs, by name.
+        num_classes: of their heads.
+        threads: of the CPU, where the runs do not say; PyTorch's default by default.
+        batch_size: images a step; those of each run by default.
+        rounds: turns of each, of which the median counts.
+        memory: whether to measure memory too, in a further process each.
+
+    Raises:
+        LocalViTError: where a measuring process fails, for want of memory for example.
+    """
+    if batch_size is not None:
+        configs = {
+            name: replace(config, training=replace(config.training, batch_size=batch_size))
+            for name, config in configs.items()
+        }
+    speeds = _in_process(_speeds, dict(configs), num_classes, threads, rounds)
+    measured = {}
+    for name, config in configs.items():
+        training, inference = speeds[name]
+        measured[name] = replace(
+            count(config, num_classes),
+            training_images_per_second=training,
+            inference_images_per_second=inference,
+            training_memory=_in_process(_memory, config, num_classes, threads) if memory else None,
+        )
+    return measured
+
+
+class _Contestant:
+    """A model that can take training steps and classify, as a run does.
+
+    Args:
+        config: the run.
+        num_classes: of the head.
+    """
+
+    def __init__(self, config: RunConfig, num_classes: int) -> None:
+        hardware = config.hardware
+        fabric = Fabric(accelerator=hardware.accelerator, devices=1, precision=hardware.precision)
+        model = _build(config, num_classes)
+        if hardware.channels_last:
+            model.to(memory_format=torch.channels_last)
+        optimizer = create_optimizer_v2(
+            model, opt=config.training.optimizer, lr=1e-6, weight_decay=config.training.weight_decay
+        )
+        if hardware.compile:
+            model.compile()
+        self.model, self.optimizer = fabric.setup(model, optimizer)
+        self.fabric, self.batch_size = fabric, config.training.batch_size
+        shape = (self.batch_size, config.input.channels, *config.input.image_size)
+        self.images_BCHW = torch.randn(shape, device=fabric.device)
+        self.labels_B = torch.randint(num_classes, (self.batch_size,), device=fabric.device)
+
+    def train(self) -> None:
+        self.model.train()
+        loss = nn.functional.cross_entropy(self.model(self.images_BCHW).float(), self.labels_B)
+        self.fabric.backward(loss)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def classify(self) -> None:
+        self.model.eval()
+        with torch.inference_mode():
+            self.model(self.images_BCHW)
+
+    def wait(self) -> None:
+        if self.fabric.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def _build(config: RunConfig, num_classes: int) -> nn.Module:
+    """The model with fresh weights: they cost as much as trained ones, and need not be there yet."""
+    model: ModelConfig = replace(config.model, pretrained=False, checkpoint=None)
+    with attention(fused=config.hardware.fused_attention):
+        return build_model(model, config.input, num_classes=num_classes)
+
+
+def _speeds(
+    configs: dict[str, RunConfig], num_classes: int, threads: int | None, rounds: int
+) -> dict[str, tuple[float, float]]:
+    contestants = {name: _Contestant(config, num_classes) for name, config in configs.items()}
+    turns = {
+        (name, kind): step
+        for name, contestant in contestants.items()
+        for kind, step in (("training", contestant.train), ("inference", contestant.classify))
+    }
+    steps: dict[tuple[str, str], int] = {}
+    rates: dict[tuple[str, str], list[float]] = {}
+    for key, step in turns.items():
+        _use_threads(configs[key[0]], threads)
+        _seconds(contestants[key[0]], step, 2)
+        steps[key] = max(1, round(_SECONDS_A_TURN / _seconds(contestants[key[0]], step, 1)))
+        rates[key] = []
+    for _ in range(rounds):
+        for key, step in turns.items():
+            contestant = contestants[key[0]]
+            _use_threads(configs[key[0]], threads)
+            rates[key].append(steps[key] * contestant.batch_size / _seconds(contestant, step, steps[key]))
+    return {
+        name: (statistics.median(rates[name, "training"]), statistics.median(rates[name, "inference"]))
+        for name in contestants
+    }
+
+
+def _seconds(contestant: _Contestant, step: Callable[[], None], times: int) -> float:
+    contestant.wait()
+    start = time.perf_counter()
+    for _ in range(times):
+        step()
+    contestant.wait()
+    return time.perf_counter() - start
+
+
+def _memory(config: RunConfig, num_classes: int, threads: int | None) -> int:
+    """Bytes that two training steps take at their peak."""
+    _use_threads(config, threads)
+    before = _peak_of_process()
+    contestant = _Contestant(config, num_classes)
+    for _ in range(2):
+        contestant.train()
+    if contestant.fabric.device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated())
+    return _peak_of_process() - before
+
+
+def _peak_of_process() -> int:
+    import resource  # Unix alone has it, and elsewhere nothing is measured
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def _use_threads(config: RunConfig, threads: int | None) -> None:
+    if (number := config.hardware.threads or threads) is not None:
+        torch.set_num_threads(number)
+
+
+def _in_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What ``function`` gives in a process of its own."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(theirs, function, arguments), daemon=True)
+    process.start()
+    theirs.close()
+    with contextlib.closing(ours):
+        try:
+            answer = ours.recv()
+        except EOFError:
+            answer = LocalViTError("a process that measures was killed, perhaps for want of memory")
+    process.join()
+    if isinstance(answer, Exception):
+        raise LocalViTError(f"the costs cannot be measured: {answer}") from answer
+    return answer
+
+
+def _answer(connection: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    with _reported(connection):
+        connection.send(function(*arguments))
+
+
+@contextlib.contextmanager
+def _reported(connection: Connection) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        connection.send(RuntimeError(f"{type(error).__name__}: {error}"))

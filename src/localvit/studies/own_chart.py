@@ -1,0 +1,185 @@
+"""The chart that a study chooses: a row a variant, a line over a field of the recipe, or rows beside their layers."""
+
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from localvit.localize import select_layers
+from localvit.studies.chart_style import (
+    BLUE,
+    GREY,
+    PALE,
+    error_bar,
+    height_of_rows,
+    label,
+    looks,
+    rows_axis,
+    style,
+)
+from localvit.studies.statistics import StudySummary, VariantSummary
+from localvit.training import ModelConfig, RunConfig
+
+_DEPTH = 12  # of the paper's transformers that are made without saying it
+
+
+def own_chart(summary: StudySummary) -> go.Figure:
+    """The chart that the study's configuration asks for."""
+    match summary.config.chart:
+        case "bars":
+            return _rows(summary)
+        case "line":
+            return _line(summary)
+        case "layers":
+            return _layers(summary)
+
+
+def depthwise_layers(model: ModelConfig) -> tuple[list[bool], int]:
+    """Which layers have the depth-wise convolution, from the input on, and how many layers there are."""
+    depths = model.arguments.get("depth", model.arguments.get("depths", _DEPTH))
+    depth = sum(depths) if isinstance(depths, list | tuple) else int(depths)
+    if model.locality is None:  # as the model is: those of the paper have it everywhere
+        return [model.name.startswith("localvit")] * depth, depth
+    chosen = select_layers(model.layers, depth)
+    others = model.other_layers is not None and model.other_layers.depthwise
+    return [model.locality.depthwise if layer in chosen else others for layer in range(depth)], depth
+
+
+def _rows(summary: StudySummary) -> go.Figure:
+    figure = go.Figure()
+    _add_rows(figure, summary, summary.variants)
+    style(figure, height=height_of_rows(len(summary.variants)))
+    figure.update_xaxes(title="test accuracy, %")
+    figure.update_yaxes(**rows_axis([variant.name for variant in summary.variants]))
+    figure.update_layout(showlegend=False)
+    return figure
+
+
+def _layers(summary: StudySummary) -> go.Figure:
+    figure = make_subplots(cols=2, shared_yaxes=True, column_widths=[0.36, 0.64], horizontal_spacing=0.03)
+    layers = [depthwise_layers(summary.config.variant_config(variant.name).model) for variant in summary.variants]
+    deepest = max(depth for _, depth in layers)
+    figure.add_heatmap(
+        z=[[int(has) for has in row] + [None] * (deepest - len(row)) for row, _ in layers],
+        colorscale=[[0, PALE], [1, BLUE]],
+        zmin=0,
+        zmax=1,
+        showscale=False,
+        xgap=2,
+        ygap=18,
+        customdata=[["with" if has else "without" for has in row] + [""] * (deepest - len(row)) for row, _ in layers],
+        hovertemplate="layer %{x}: %{customdata} depth-wise convolution<extra></extra>",
+        row=1,
+        col=1,
+    )
+    _add_rows(figure, summary, summary.variants, row=1, col=2)
+    style(figure, height=height_of_rows(len(summary.variants)))
+    figure.update_yaxes(**rows_axis([variant.name for variant in summary.variants]))
+    figure.update_xaxes(title="layer", showgrid=False, dtick=1 if deepest <= 6 else None, row=1, col=1)
+    figure.update_xaxes(title="test accuracy, %", row=1, col=2)
+    figure.update_layout(showlegend=False)
+    return figure
+
+
+def _add_rows(figure: go.Figure, summary: StudySummary, variants: tuple[VariantSummary, ...], **place: int) -> None:
+    """A row a variant: mean and 95 % interval, and its seeds small below; a line at a single baseline."""
+    config, looked = summary.config, looks(summary.config)
+    single = config.baseline if isinstance(config.baseline, str) else None
+    for row, variant in enumerate(variants):
+        if variant.accuracy is None:
+            continue
+        look = looked[variant.name]
+        colour = look.colour if single is None else GREY if variant.name == single else BLUE
+        figure.add_scatter(
+            x=list(variant.accuracies.values()),
+            y=[row + 0.24] * len(variant.accuracies),
+            mode="markers",
+            marker={"color": colour, "size": 7, "opacity": 0.45},
+            customdata=list(variant.accuracies),
+            name=label(variant.name),
+            hovertemplate="seed %{customdata}: %{x:.2f} %",
+            **place,
+        )
+        hollow = config.baseline_of(variant.name) is None
+        figure.add_scatter(
+            x=[variant.accuracy.mean],
+            y=[row],
+            error_x=error_bar(variant.accuracy, colour),
+            mode="markers",
+            marker={
+                "color": colour,
+                "size": 13,
+                "symbol": "circle-open" if hollow else "circle",
+                "line": {"color": colour, "width": 2.5},
+            },
+            name=label(variant.name),
+            hovertemplate=f"{variant.accuracy.text()} %",
+            **place,
+        )
+    baseline = None if single is None else summary.variant(single).accuracy
+    if baseline is not None:
+        figure.add_vline(x=baseline.mean, line={"color": GREY, "width": 1.5, "dash": "dash"}, **place)
+
+
+def _line(summary: StudySummary) -> go.Figure:
+    """Accuracy over the numeric field ``axis`` of the recipe, with a band of the 95 % intervals."""
+    config, figure = summary.config, go.Figure()
+    axis = config.axis or ""
+    values = {variant.name: _number(config.variant_config(variant.name), axis) for variant in summary.variants}
+    points = sorted(
+        (value, variant.name, variant.accuracies, variant.accuracy)
+        for variant in summary.variants
+        if (value := values[variant.name]) is not None and variant.accuracy is not None
+    )
+    known = [(x, accuracy) for x, _, _, accuracy in points if not np.isnan(accuracy.low)]
+    figure.add_scatter(
+        x=[x for x, _ in known] + [x for x, _ in known[::-1]],
+        y=[accuracy.high for _, accuracy in known] + [accuracy.low for _, accuracy in known[::-1]],
+        fill="toself",
+        fillcolor=BLUE,
+        opacity=0.15,
+        mode="lines",
+        line={"width": 0},
+        hoverinfo="skip",
+        name="95 % interval",
+    )
+    seeds = [(x, name, seed, value) for x, name, accuracies, _ in points for seed, value in accuracies.items()]
+    figure.add_scatter(
+        x=[x for x, *_ in seeds],
+        y=[value for *_, value in seeds],
+        mode="markers",
+        marker={"color": GREY, "size": 7, "opacity": 0.5},
+        customdata=[[label(name), seed] for _, name, seed, _ in seeds],
+        hovertemplate="%{customdata[0]}, seed %{customdata[1]}: %{y:.2f} %<extra></extra>",
+        name="one seed",
+    )
+    figure.add_scatter(
+        x=[x for x, *_ in points],
+        y=[accuracy.mean for *_, accuracy in points],
+        mode="lines+markers",
+        line={"color": BLUE, "width": 2.5},
+        marker={
+            "size": 12,
+            "symbol": ["circle-open" if config.baseline_of(name) is None else "circle" for _, name, *_ in points],
+            "line": {"color": BLUE, "width": 2.5},
+        },
+        customdata=[[label(name), accuracy.text()] for _, name, _, accuracy in points],
+        hovertemplate="%{customdata[0]}: %{customdata[1]} %<extra></extra>",
+        name="mean (hollow: baseline)",
+    )
+    style(figure, height=440)
+    figure.update_xaxes(title=textwrap.shorten(axis.rpartition(".")[2].replace("_", " "), 60))
+    figure.update_xaxes(tickvals=sorted({x for x, *_ in points}))
+    figure.update_yaxes(title="test accuracy, %")
+    return figure
+
+
+def _number(config: RunConfig, name: str) -> float | None:
+    """The field of a run with a dotted name; none where it is no number or belongs to a part that is not there."""
+    value: Any = config
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else getattr(value, part, None)
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

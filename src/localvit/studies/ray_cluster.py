@@ -1,0 +1,137 @@
+"""Trains runs on a Ray cluster, which finds them machines, and others where machines are lost."""
+
+import contextlib
+import importlib
+import os
+import socket
+import warnings
+from pathlib import Path
+from typing import Any, Self
+
+from localvit.errors import Interrupted, LocalViTError
+from localvit.studies.config import Resources, StudyRun
+from localvit.studies.worker import ALONE, train
+from localvit.training import RunConfig
+
+_SECONDS_TO_CONNECT = 10.0
+_SECONDS_TO_SAVE = 30.0
+# A run that brings down each process that tries it must end; one on machines that come and go loses some.
+_RETRIES = 20
+_AT_A_TIME = 10_000
+
+
+class _MachineGoes(Exception):
+    """A machine that is about to go says so with SIGTERM; the run has saved its state."""
+
+
+class RayBackend:
+    """One task of Ray for each run. Ray queues them and spreads them over the machines.
+
+    A run whose machine or process is lost goes on from its checkpoint, elsewhere if need be. So all machines, and the
+    one that asks, must share the storage of the runs' folders under the same path, and have the same version of this
+    project. Other paths in a configuration, such as ``data.root``, are taken as given: where the current folder of the
+    one that asks is on all machines, relative ones start from there; else they must be absolute.
+
+    Args:
+        address: of the cluster: ``auto`` on one of its machines, or ``HOST:PORT``; ``local`` for this machine alone.
+        resources: of each run.
+
+    Raises:
+        LocalViTError: without Ray, or where no cluster answers.
+    """
+
+    def __init__(self, address: str, resources: Resources) -> None:
+        try:
+            self._ray: Any = importlib.import_module("ray")
+        except ModuleNotFoundError:
+            raise LocalViTError("--ray needs Ray: pip install localvit[ray]") from None
+        self._address, self._resources = address, resources
+        self._runs: dict[Any, StudyRun] = {}
+
+    def __enter__(self) -> Self:
+        try:
+            _require_listener(self._address)
+            self._ray.init(self._address, log_to_driver=False, logging_level="ERROR")
+        except (OSError, RuntimeError, ValueError, self._ray.exceptions.RayError) as error:
+            raise LocalViTError(
+                f"no Ray cluster answers at {self._address}: {error}. `ray status` on one of its machines says whether "
+                "it is up; `ray start --head` starts one"
+            ) from error
+        self._warn_where_nothing_fits()
+        options: dict[str, Any] = {
+            "num_cpus": self._resources.cpus,
+            "num_gpus": self._resources.gpus,
+            "scheduling_strategy": "SPREAD",
+            "max_retries": _RETRIES,
+            "retry_exceptions": [_MachineGoes],
+            "runtime_env": {"env_vars": ALONE},
+        }
+        if self._resources.memory_gib:
+            options["memory"] = round(self._resources.memory_gib * 2**30)
+        self._task = self._ray.remote(**options)(_train)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
+    def free(self) -> int:
+        """How many more runs may start now: Ray queues them."""
+        return _AT_A_TIME - len(self._runs)
+
+    def start(self, run: StudyRun) -> None:
+        """Queue a run."""
+        task = self._task.options(name=run.folder.name)
+        self._runs[task.remote(run.config, run.folder.resolve(), Path.cwd(), self._resources.cpus)] = run
+
+    def ended(self) -> list[tuple[StudyRun, str | None]]:
+        """The runs that have ended since this was asked last, with what was wrong with those that failed."""
+        if not self._runs:
+            return []
+        done, _ = self._ray.wait([*self._runs], num_returns=len(self._runs), timeout=0)
+        return [(self._runs.pop(reference), self._error(reference)) for reference in done]
+
+    def stop(self) -> None:
+        """Leave the cluster when the runs have saved their state, or after half a minute; Ray then ends them."""
+        if not self._ray.is_initialized():
+            return
+        try:
+            for reference in self._runs:
+                self._ray.cancel(reference)
+            if self._runs:
+                self._ray.wait([*self._runs], num_returns=len(self._runs), timeout=_SECONDS_TO_SAVE)
+        finally:
+            self._runs.clear()
+            self._ray.shutdown()
+
+    def _error(self, reference: Any) -> str | None:
+        try:
+            error: str | None = self._ray.get(reference)
+        except self._ray.exceptions.RayError as lost:
+            return f"Ray gave it up ({type(lost).__name__}): {lost}"
+        return error
+
+    def _warn_where_nothing_fits(self) -> None:
+        cpus, gpus, gib = self._resources.cpus, self._resources.gpus, self._resources.memory_gib
+        wanted = {"CPU": cpus, "GPU": gpus, "memory": gib * 2**30}
+        machines = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        if not any(all(has.get(name, 0) >= amount for name, amount in wanted.items()) for has in machines):
+            warnings.warn(
+                f"no machine of the Ray cluster has {cpus} cores, {gpus:g} GPUs and {gib:g} GiB for a run; all wait "
+                "until one joins that has",
+                stacklevel=3,
+            )
+
+
+def _require_listener(address: str) -> None:
+    """Raise ``OSError`` where nothing listens at ``HOST:PORT``; Ray would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS_TO_CONNECT).close()
+
+
+def _train(config: RunConfig, folder: Path, current: Path, threads: int) -> str | None:
+    with contextlib.chdir(current) if os.access(current, os.X_OK) else contextlib.nullcontext():
+        try:
+            return train(config, folder, threads)
+        except Interrupted as interrupted:
+            raise _MachineGoes(str(interrupted)) from None
