@@ -190,5 +190,6 @@ def test_wrong_options_end_with_what_is_right(
 
 
 def test_a_model_that_is_not_there_is_named_with_the_nearest(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", str(recipe), "--model.name", "localvit_tini_patch16_224"]) == 1
+    output = ["--output", str(recipe.parent / "run")]
+    assert main(["train", str(recipe), "--model.name", "localvit_tini_patch16_224", *output]) == 1
     assert "localvit_tiny_patch16_224" in " ".join(capsys.readouterr().err.split())
