@@ -365,9 +365,9 @@ def test_exported_with_a_dynamic_batch_it_agrees_with_eager() -> None:
 
 @pytest.mark.parametrize("patch_size", [4, 8, 16])
 def test_tokens_lie_a_patch_apart_whatever_its_size(patch_size: int) -> None:
-    model = small(img_size=32, patch_size=patch_size)
+    model = small(img_size=32, patch_size=patch_size, in_chans=1)
     assert model.grid_size == (32 // patch_size, 32 // patch_size)
-    image = torch.randn(1, 3, 32, 32)
+    image = torch.randn(1, 1, 32, 32)
     before = model.tokens_to_token(image)
     image[..., -1, -1] += 10  # the last pixel belongs to the last token; attention sees it everywhere, most there
     changes = (model.tokens_to_token(image) - before).norm(dim=2)[0]

@@ -71,7 +71,8 @@ def first_split(patch_size: int) -> dict[str, int]:
     if patch_size < 4 or patch_size % 4:
         raise ValueError(f"patch_size is {patch_size}; it must be a multiple of 4, such as 16")
     stride = patch_size // 4
-    return {"kernel_size": 2 * stride - 1, "stride": stride, "padding": stride // 2}
+    kernel_size = max(3, 2 * stride - 1)  # windows overlap; one pixel of one channel would be lost in a layer norm
+    return {"kernel_size": kernel_size, "stride": stride, "padding": (kernel_size - stride + 1) // 2}
 
 
 def sinusoid(length: int, dim: int) -> Tensor:
