@@ -52,23 +52,31 @@ def keep(folders: Iterable[Path]) -> None:
             shutil.copyfile(folder / name, to / name)
 
 
+def found() -> list[StudySummary]:
+    """What the studies kept here found, in the order of the questions."""
+    summaries = [summarize(StudyRecord.load(path.parent)) for path in RESULTS.glob(f"*/{RECORD}")]
+    order = list(QUESTIONS)
+    return sorted(summaries, key=lambda summary: (order.index(summary.config.name), summary.config.scale))
+
+
 def main() -> None:
-    """Keep the folders given, and write report and page anew."""
+    """Keep the folders given, and write reports and page anew."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folders", type=Path, nargs="*")
     keep(parser.parse_args().folders)
-    records = [StudyRecord.load(path.parent) for path in RESULTS.glob(f"*/{RECORD}")]
-    order = list(QUESTIONS)
-    summaries = sorted(map(summarize, records), key=lambda summary: order.index(summary.config.name))
-    scales = sorted({summary.config.scale for summary in summaries}, reverse=True)
-    for scale in scales:
+    summaries = found()
+    for scale in _scales(summaries):
         write_report([summary for summary in summaries if summary.config.scale == scale], RESULTS / scale)
-    write_text(RESULTS / "README.md", page(summaries, scales))
+    write_text(RESULTS / "README.md", page(summaries))
 
 
-def page(summaries: list[StudySummary], scales: list[str]) -> str:
+def _scales(summaries: list[StudySummary]) -> list[str]:
+    return sorted({summary.config.scale for summary in summaries}, reverse=True)
+
+
+def page(summaries: list[StudySummary]) -> str:
     """The page as Markdown."""
-    lines = [HEAD]
+    lines, scales = [HEAD], _scales(summaries)
     recipes = {summary.config.scale: summary.config.recipe for summary in summaries if summary.config.start is None}
     lines += [f"- {scale}: {_in_words(recipes[scale])}" for scale in scales]
     links = ", ".join(
