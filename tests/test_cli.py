@@ -189,7 +189,9 @@ def test_wrong_options_end_with_what_is_right(
     assert message in " ".join(capsys.readouterr().err.split())
 
 
-def test_a_model_that_is_not_there_is_named_with_the_nearest(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    output = ["--output", str(recipe.parent / "run")]
+def test_a_model_that_is_not_there_is_named_with_the_nearest(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = ["--output", str(tmp_path / "run")]
     assert main(["train", str(recipe), "--model.name", "localvit_tini_patch16_224", *output]) == 1
     assert "localvit_tiny_patch16_224" in " ".join(capsys.readouterr().err.split())

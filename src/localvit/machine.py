@@ -12,6 +12,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def share_of_cores(processes: int) -> int:
+    """Cores for each of so many processes, at least one."""
+    return max(1, cores() // processes)
+
+
 def describe() -> str:
     """Processor, cores, GPUs and version of PyTorch, in words."""
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]

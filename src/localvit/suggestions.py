@@ -33,8 +33,8 @@ def with_suggestion(message: str, names: Iterable[str]) -> str:
             continue
         group = found.groupdict().get("group")
         wrong = f"{group}.{found['name']}" if group else found["name"]
-        suggestion = nearest(wrong, names)
-        return message if suggestion is None else f"{message}. Did you mean {suggestion}?"
+        hint = did_you_mean(wrong, names)
+        return f"{message}.{hint}" if hint else message
     return message
 
 
@@ -46,3 +46,9 @@ def nearest(wrong: str, names: Iterable[Any]) -> str | None:
         ends = {name.rpartition(".")[2]: name for name in names}
         close = [ends[end] for end in difflib.get_close_matches(wrong.rpartition(".")[2], ends, n=1, cutoff=0.75)]
     return close[0] if close else None
+
+
+def did_you_mean(wrong: str, names: Iterable[Any]) -> str:
+    """A sentence for the end of an error, with a space in front; empty where no right name is near."""
+    suggestion = nearest(wrong, names)
+    return "" if suggestion is None else f" Did you mean {suggestion}?"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import small_runs
 import torch
 from safetensors.torch import load_file
 
@@ -21,19 +22,9 @@ from localvit.training.overrides import run_config
 pytest.importorskip("ray", reason="Ray is an extra: pip install localvit[ray]")
 cluster_utils: Any = pytest.importorskip("ray.cluster_utils")
 
-RECIPE: dict[str, Any] = {
-    "model": {
-        "name": "deit_tiny_patch16_224",
-        "arguments": {"patch_size": 4, "embed_dim": 12, "depth": 1, "num_heads": 2},
-    },
-    "data": {"source": "digits", "held_out": 0.5, "train_images": 512, "val_images": 128},
-    "input": {"image_size": [8, 8], "channels": 1, "mean": [0.3], "std": [0.37], "crop_fraction": 1.0},
-    "augmentation": {"horizontal_flip": 0, "policy": None, "color_jitter": 0, "random_erasing": 0, "repeats": 1}
-    | {"mixup": 0, "cutmix": 0},
-    "training": {"epochs": 16, "cooldown_epochs": 0, "warmup_epochs": 1, "batch_size": 64, "learning_rate": 0.003}
-    | {"learning_rate_images": None, "ema_decay": 0, "checkpoint_minutes": 0.003},
-    "hardware": {"accelerator": "cpu", "workers": 0},
-    "logging": {"tensorboard": False},
+RECIPE: dict[str, Any] = small_runs.RECIPE | {
+    "training": small_runs.RECIPE["training"] | {"epochs": 16},
+    "hardware": {"accelerator": "cpu", "workers": 0},  # threads are Ray's to give
 }
 NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
 

@@ -16,6 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from small_runs import RECIPE
 
 from localvit.errors import Interrupted
 from localvit.machine import cores
@@ -25,21 +26,6 @@ from localvit.studies.record import ERROR, Outcome
 from localvit.studies.runner import parse_shard, shard, train_runs
 from localvit.training import read_result, run
 from localvit.training.overrides import run_config, with_overrides
-
-RECIPE: dict[str, Any] = {
-    "model": {
-        "name": "deit_tiny_patch16_224",
-        "arguments": {"patch_size": 4, "embed_dim": 12, "depth": 1, "num_heads": 2},
-    },
-    "data": {"source": "digits", "held_out": 0.5, "train_images": 512, "val_images": 128},
-    "input": {"image_size": [8, 8], "channels": 1, "mean": [0.3], "std": [0.37], "crop_fraction": 1.0},
-    "augmentation": {"horizontal_flip": 0, "policy": None, "color_jitter": 0, "random_erasing": 0, "repeats": 1}
-    | {"mixup": 0, "cutmix": 0},
-    "training": {"epochs": 3, "cooldown_epochs": 0, "warmup_epochs": 1, "batch_size": 64, "learning_rate": 0.003}
-    | {"learning_rate_images": None, "ema_decay": 0, "checkpoint_minutes": 0.003},
-    "hardware": {"accelerator": "cpu", "threads": 1, "workers": 0},
-    "logging": {"tensorboard": False},
-}
 
 CONFIG = run_config(RECIPE)
 

@@ -43,7 +43,7 @@ def test_a_study_sets_fields_for_all_variants_for_one_and_for_a_scale() -> None:
     assert (digits.seeds, cifar10.seeds) == ([0, 1], [0, 1, 2])
     assert (digits.recipe.data.source, cifar10.recipe.data.source) == ("digits", "parquet")
     assert digits.recipe.training.epochs == 7
-    mechanisms = [config.model.locality for config in digits.configs().values()]
+    mechanisms = [config.model.locality for config in digits.configs.values()]
     assert [(m.activation, m.kernel_size, m.expansion_ratio) for m in mechanisms if m] == [
         ("relu6", 3, 4.0),
         ("relu6", 5, 2.0),
@@ -141,7 +141,7 @@ def test_every_study_builds_every_variant_at_every_scale(path: Path, scale: str)
     study = study_at(read_yaml(path), scale)
     assert study.name == path.stem
     assert f"localvit study studies/{path.name}" in path.read_text()
-    for name, config in study.configs().items():
+    for name, config in study.configs.items():
         model = build_model(with_overrides(config, {"model.pretrained": False}).model, config.input, num_classes=10)
         baseline = study.baseline_of(name)
         if baseline is None:

@@ -11,7 +11,7 @@ import torch
 from jsonargparse.typing import PositiveInt
 
 from localvit.commands.parser import Parser, command_parser, config_from, file_first
-from localvit.machine import cores
+from localvit.machine import share_of_cores
 from localvit.studies import StudyConfig, run_study
 from localvit.studies.compose import compose, read_yaml
 from localvit.studies.local import LocalBackend
@@ -71,7 +71,7 @@ def command(options: Any) -> Callable[[], int]:
     part = parse_shard(options.shard)
     output = Path(options.output)
     jobs = options.jobs or _default_jobs(study.recipe.hardware)
-    threads = max(1, cores() // jobs)
+    threads = share_of_cores(jobs)
 
     def show_plan() -> int:
         runs = shard(study.runs(output / RUNS), *part)
@@ -114,4 +114,4 @@ def _default_jobs(hardware: HardwareConfig) -> int:
     """One run a GPU, or as many as cores allow."""
     if hardware.accelerator != "cpu" and torch.cuda.is_available():
         return torch.cuda.device_count()
-    return max(1, cores() // (hardware.threads or 1))
+    return share_of_cores(hardware.threads or 1)

@@ -16,7 +16,7 @@ from localvit.data.dataset import Batch, ImageDataset, collate
 from localvit.data.order import EvaluationOrder, TrainingOrder
 from localvit.data.source import DataError, ImageSource
 from localvit.data.transforms import evaluation_transform
-from localvit.machine import cores
+from localvit.machine import share_of_cores
 
 _MOST_WORKERS = 8
 
@@ -176,4 +176,4 @@ def _serve(worker: int) -> None:
 def default_workers(world_size: int) -> int:
     """Loading processes for each of the training processes that share this machine."""
     here = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
-    return min(_MOST_WORKERS, max(1, cores() // here))
+    return min(_MOST_WORKERS, share_of_cores(here))

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from localvit.suggestions import nearest
+from localvit.suggestions import did_you_mean
 from localvit.training.overrides import set_values
 
 _OF_A_SCALE = ("recipe", "variants", "seeds", "start")
@@ -43,10 +43,9 @@ def compose(study: Mapping[str, Any], scale: str | None) -> dict[str, Any]:
     elif scale.endswith((".yaml", ".yml")):
         path = Path(scale)
     else:
-        hint = nearest(scale, recipes)
         raise ValueError(
             f"scale is {scale!r}; it must be one of {', '.join(recipes)}, or the file of a recipe."
-            + (f" Did you mean {hint}?" if hint else "")
+            f"{did_you_mean(scale, recipes)}"
         )
     at_scale: dict[str, Any] = own.get(scale) or {}
     _require_known(at_scale, scale, study)
@@ -89,8 +88,5 @@ def _require_known(at_scale: Mapping[str, Any], scale: str, study: Mapping[str, 
     ):
         for name in given:
             if name not in known:
-                hint = nearest(name, known)
-                raise ValueError(
-                    f"{what} has {name!r}; it may have {', '.join(map(str, known))}."
-                    + (f" Did you mean {hint}?" if hint else "")
-                )
+                allowed = ", ".join(map(str, known))
+                raise ValueError(f"{what} has {name!r}; it may have {allowed}.{did_you_mean(name, known)}")

@@ -1,5 +1,6 @@
 """A study: one question, its variants, and everything that is equal between them."""
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from localvit.errors import require
-from localvit.suggestions import nearest
+from localvit.suggestions import did_you_mean
 from localvit.training import RunConfig
 from localvit.training.overrides import with_overrides
 
@@ -96,10 +97,11 @@ class StudyConfig:
             raise ValueError(f"seeds has {', '.join(map(str, twice))} more than once")
         if len(self.seeds) < 2:
             raise ValueError(f"seeds is {self.seeds}; an interval needs at least two")
-        pairs = [("baseline", self.baseline)] if isinstance(self.baseline, str) else list(self.baseline.items())
-        for variant, baseline in pairs:
-            self._require_variant(f"baseline of {variant!r}" if variant != "baseline" else variant, baseline)
-            if variant != "baseline":
+        if isinstance(self.baseline, str):
+            self._require_variant("baseline", self.baseline)
+        else:
+            for variant, baseline in self.baseline.items():
+                self._require_variant(f"baseline of {variant!r}", baseline)
                 self._require_variant("baseline", variant)
         for claim in self.claims:
             self._require_variant("a claim", claim.better)
@@ -115,14 +117,13 @@ class StudyConfig:
             )
         if self.start is not None:
             with_overrides(self.recipe, self.start)
-        self.configs()
+        _ = self.configs  # what cannot be is refused before anything runs
 
     def _require_variant(self, where: str, name: str) -> None:
         if name not in self.variants:
-            hint = nearest(name, self.variants)
             raise ValueError(
                 f"{where} is {name!r}; it must be one of the variants: {', '.join(self.variants)}."
-                + (f" Did you mean {hint}?" if hint else "")
+                f"{did_you_mean(name, self.variants)}"
             )
 
     def baseline_of(self, variant: str) -> str | None:
@@ -131,19 +132,23 @@ class StudyConfig:
         return None if baseline == variant else baseline
 
     def variant_config(self, variant: str) -> RunConfig:
-        """The training run of one variant, but for its seed.
+        """The training run of one variant, but for its seed."""
+        return self.configs[variant]
+
+    @functools.cached_property
+    def configs(self) -> Mapping[str, RunConfig]:
+        """The training runs of all variants, but for their seeds.
 
         Raises:
             ValueError: for a field that a run has not, or a value that it cannot have.
         """
-        try:
-            return with_overrides(self.recipe, self.variants[variant])
-        except ValueError as error:
-            raise ValueError(f"variant {variant!r}: {error}") from error
-
-    def configs(self) -> dict[str, RunConfig]:
-        """The training runs of all variants, but for their seeds."""
-        return {variant: self.variant_config(variant) for variant in self.variants}
+        configs = {}
+        for variant, overrides in self.variants.items():
+            try:
+                configs[variant] = with_overrides(self.recipe, overrides)
+            except ValueError as error:
+                raise ValueError(f"variant {variant!r}: {error}") from error
+        return configs
 
     def runs(self, folder: Path) -> "list[StudyRun]":
         """All runs of the study, seed by seed, so that one stopped half-way has whole seeds to compare.
@@ -151,16 +156,17 @@ class StudyConfig:
         Args:
             folder: where runs are kept, of this study and others.
         """
-        configs = self.configs()
-        return [run for seed in self.seeds for run in self._runs_of_seed(configs, seed, folder)]
+        return [run for seed in self.seeds for run in self._runs_of_seed(seed, folder)]
 
-    def _runs_of_seed(self, configs: Mapping[str, RunConfig], seed: int, folder: Path) -> "list[StudyRun]":
-        if self.start is None:
-            return [StudyRun.of(variant, replace(config, seed=seed), folder) for variant, config in configs.items()]
-        start = StudyRun.of(None, replace(with_overrides(self.recipe, self.start), seed=seed), folder)
-        return [start] + [
-            StudyRun.of(variant, replace(config, seed=seed), folder, after=start) for variant, config in configs.items()
+    def _runs_of_seed(self, seed: int, folder: Path) -> "list[StudyRun]":
+        start = None
+        if self.start is not None:
+            start = StudyRun.of(None, replace(with_overrides(self.recipe, self.start), seed=seed), folder)
+        runs = [
+            StudyRun.of(variant, replace(config, seed=seed), folder, after=start)
+            for variant, config in self.configs.items()
         ]
+        return runs if start is None else [start, *runs]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any, Self
 import torch
 
 from localvit.errors import Interrupted
-from localvit.machine import cores
+from localvit.machine import share_of_cores
 from localvit.studies.config import StudyRun
 from localvit.studies.worker import ALONE, train
 
@@ -35,7 +35,7 @@ class LocalBackend:
     def __init__(self, jobs: int, threads: int | None = None) -> None:
         gpus = _gpus()
         self._slots = [
-            _Slot(threads or max(1, cores() // jobs), gpus[job % len(gpus)] if gpus else None) for job in range(jobs)
+            _Slot(threads or share_of_cores(jobs), gpus[job % len(gpus)] if gpus else None) for job in range(jobs)
         ]
 
     def __enter__(self) -> Self:

@@ -88,12 +88,12 @@ def plan(study: StudyConfig, runs: Sequence[StudyRun], *, threads: int) -> Plan:
         ValueError: where a model cannot be built.
         LocalViTError: where a model is too large to be measured here.
     """
-    configs = study.configs()
+    configs = study.configs
     images: dict[DataConfig, Images] = {}
     problem = None
-    for run in runs:
+    for data, config in {run.config.data: run.config for run in runs}.items():
         try:
-            images.setdefault(run.config.data, _look(run.config))
+            images[data] = _look(config)
         except LocalViTError as error:
             problem = str(error)
     num_classes = max((found.num_classes for found in images.values()), default=_CLASSES_OF_IMAGENET)

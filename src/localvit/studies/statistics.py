@@ -37,10 +37,6 @@ class Interval:
         mean = f"{self.mean:{sign}.2f}"
         return mean if np.isnan(self.low) else f"{mean} [{self.low:{sign}.2f}, {self.high:{sign}.2f}]"
 
-    def sentence(self) -> str:
-        """A difference in words: ``+2.90 points (95 % interval +0.02 to +5.77)``."""
-        return f"{self.mean:+.2f} points (95 % interval {self.low:+.2f} to {self.high:+.2f})"
-
 
 @dataclass(frozen=True)
 class Comparison:

@@ -57,7 +57,7 @@ def run_study(
     """
     folder = study_folder(study, output)
     with _only_process_in(folder, part):
-        configs, num_classes = study.configs(), _num_classes(study)
+        configs, num_classes = study.configs, _num_classes(study)
         costs = {name: count(config, num_classes) for name, config in configs.items()} | _measured(study, folder)
         _save(study, output, costs)
         _train(study, output, backend, console, part)
@@ -121,7 +121,7 @@ def _show(summaries: Sequence[StudySummary], folder: Path, console: Console) -> 
 
 def _num_classes(study: StudyConfig) -> int:
     """Of the first variant's images, which also shows that they are there before anything is trained."""
-    config = next(iter(study.configs().values()))
+    config = next(iter(study.configs.values()))
     return len(open_parts(config.data, channels=config.input.channels).train.class_names)
 
 
@@ -130,10 +130,10 @@ def _measured(study: StudyConfig, folder: Path) -> dict[str, Costs]:
     if not (folder / RECORD).exists():
         return {}
     before = StudyRecord.load(folder)
-    configs = before.config.configs()
+    configs = before.config.configs
     return {
         name: before.costs[name]
-        for name, config in study.configs().items()
+        for name, config in study.configs.items()
         if name in before.costs and configs.get(name) == config
     }
 

@@ -8,7 +8,7 @@ import torch
 from filelock import FileLock
 
 from localvit.errors import Interrupted, LocalViTError
-from localvit.machine import cores
+from localvit.machine import share_of_cores
 from localvit.quiet import quiet
 from localvit.training import RunConfig, run
 
@@ -33,7 +33,7 @@ def train(config: RunConfig, folder: Path, threads: int) -> str | None:
     """
     quiet()
     torch.set_num_threads(threads)
-    os.environ["LOCAL_WORLD_SIZE"] = str(max(1, cores() // threads))  # so loading processes share the cores too
+    os.environ["LOCAL_WORLD_SIZE"] = str(share_of_cores(threads))  # so loading processes share the cores too
     while True:
         try:
             _wait_until_free(folder)

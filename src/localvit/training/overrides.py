@@ -7,7 +7,7 @@ from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser
 
-from localvit.suggestions import field_names, nearest, with_suggestion
+from localvit.suggestions import did_you_mean, field_names, with_suggestion
 from localvit.training.config import RunConfig
 
 Overrides = Mapping[str, Any]
@@ -28,8 +28,7 @@ def with_overrides(config: RunConfig, overrides: Overrides) -> RunConfig:
     for name in overrides:
         free_form = any(name.startswith(f"{field}.") for field in ("model.arguments", "training.optimizer_arguments"))
         if name not in names and not free_form:
-            hint = nearest(name, names)
-            raise ValueError(f"a run has no field {name}." + (f" Did you mean {hint}?" if hint else ""))
+            raise ValueError(f"a run has no field {name}.{did_you_mean(name, names)}")
     values = config.to_dict()
     set_values(values, overrides)
     return run_config(values)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from localvit.data.source import DataError, ImageSource
-from localvit.suggestions import nearest
+from localvit.suggestions import did_you_mean
 
 _MOST_NAMED = 5
 
@@ -109,10 +109,9 @@ def only_classes(source: ImageSource, classes: Sequence[str]) -> Part:
         DataError: for a class that the source has not.
     """
     if missing := [name for name in classes if name not in source.class_names]:
-        hint = nearest(missing[0], source.class_names)
         raise DataError(
-            f"classes has {listed(missing)}, and {source} has {listed(source.class_names)}"
-            + (f". Did you mean {hint}?" if hint else "")
+            f"classes has {listed(missing)}, and {source} has {listed(source.class_names)}."
+            f"{did_you_mean(missing[0], source.class_names)}"
         )
     kept = [label for label, name in enumerate(source.class_names) if name in set(classes)]
     class_of_label_K = np.full(len(source.class_names), -1)
