@@ -21,6 +21,7 @@ from torch import nn
 
 from localvit.costs import count_macs, count_parameters
 from localvit.errors import LocalViTError
+from localvit.quiet import quiet
 from localvit.studies.record import Costs
 from localvit.training import ModelConfig, RunConfig
 from localvit.training.initial_model import attention, build_model
@@ -209,6 +210,7 @@ def _in_process(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _answer(connection: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    quiet()
     with _reported(connection):
         connection.send(function(*arguments))
 

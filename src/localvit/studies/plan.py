@@ -112,11 +112,11 @@ def plan(study: StudyConfig, runs: Sequence[StudyRun], *, threads: int) -> Plan:
 
 
 def table(study: StudyConfig, planned: Plan) -> Table:
-    """A row a variant: runs, costs and time."""
+    """A row a variant: costs, runs, images a second in training and time."""
     rows = Table(title=f"{study.name}, scale {study.scale}: {study.question}", box=box.SIMPLE_HEAD)
     rows.add_column("variant")
-    for header in ("parameters", "MACs", "runs", "finished", "train img/s", "time a run"):
-        rows.add_column(header, justify="right")
+    for header in ("parameters", "MACs", "finished", "img/s", "a run takes"):
+        rows.add_column(header, justify="right", no_wrap=True)
     for name in [None, *study.variants]:
         runs = [run for run in planned.runs if run.run.variant == name]
         if not runs:
@@ -126,8 +126,7 @@ def table(study: StudyConfig, planned: Plan) -> Table:
             name or "(weights to start from)",
             f"{costs.parameters:,}" if costs else "",
             f"{costs.macs:,}" if costs else "",
-            str(len(runs)),
-            str(sum(run.status == "finished" for run in runs)),
+            f"{sum(run.status == 'finished' for run in runs)} of {len(runs)}",
             f"{costs.training_images_per_second:,.0f}" if costs and costs.training_images_per_second else "",
             in_words(runs[0].seconds),
         )
