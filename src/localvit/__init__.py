@@ -5,6 +5,8 @@ Importing the package registers its models with timm: ``timm.create_model("local
 
 from localvit import models
 from localvit.checkpoints import load_checkpoint, save_checkpoint
+from localvit.fuse import fuse
+from localvit.kernels.triton_stage import use_triton
 from localvit.layouts import TokenLayout, register_layout
 from localvit.locality import LocalityConfig, LocalityFeedForward
 from localvit.localize import localize
@@ -15,6 +17,7 @@ __all__ = [
     "LocalityFeedForward",
     "ModelDescription",
     "TokenLayout",
+    "fuse",
     "load_checkpoint",
     "load_model",
     "localize",
@@ -22,4 +25,5 @@ __all__ = [
     "register_layout",
     "save_checkpoint",
     "save_model",
+    "use_triton",
 ]

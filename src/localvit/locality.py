@@ -19,6 +19,8 @@ import torch
 from timm.layers import EcaModule, SqueezeExcite, trunc_normal_
 from torch import Tensor, nn
 
+from localvit.kernels import norm_act, triton_stage
+
 Activation = Literal["relu6", "hswish", "gelu", "silu"]
 ChannelAttention = Literal["none", "se", "eca", "ecah"]
 
@@ -81,37 +83,18 @@ class LocalityConfig:
         return hidden
 
 
-class LocalityFeedForward(nn.Module):
-    """The feed-forward network of a LocalViT block, its residual connection included.
-
-    It stands for norm, MLP and residual of a transformer block: no norm comes before it, batch norms are inside.
+class GridFeedForward(nn.Module):
+    """What is done on the token grid as a step of a transformer: prefix tokens pass by, the input is added.
 
     Args:
-        dim: channels D of a token.
-        config: what the network is made of.
+        config: whether the input is added.
         num_prefix_tokens: tokens P in front of the grid, which pass through unchanged.
-
-    Raises:
-        ValueError: where ``config`` leaves a layer without channels at this ``dim``, or for a negative prefix.
     """
 
-    def __init__(self, dim: int, config: LocalityConfig | None = None, *, num_prefix_tokens: int = 0) -> None:
+    def __init__(self, config: LocalityConfig, num_prefix_tokens: int) -> None:
         super().__init__()
-        if num_prefix_tokens < 0:
-            raise ValueError(f"num_prefix_tokens is {num_prefix_tokens}; it must be 0 or more")
-        self.config = config = config or LocalityConfig()
+        self.config = config
         self.num_prefix_tokens = num_prefix_tokens
-        hidden = config.hidden_channels(dim)
-        activation = ACTIVATIONS[config.activation]
-
-        self.expand = _conv_norm(dim, hidden, 1, activation=activation)
-        self.depthwise = (
-            _conv_norm(hidden, hidden, config.kernel_size, groups=hidden, activation=activation)
-            if config.depthwise
-            else nn.Identity()
-        )
-        self.channel_attention = _channel_attention(hidden, config)
-        self.project = _conv_norm(hidden, dim, 1)
 
     def forward(self, x_BND: Tensor, grid: tuple[int, int]) -> Tensor:
         """Let each image token exchange information with its neighbours on the grid.
@@ -137,8 +120,69 @@ class LocalityFeedForward(nn.Module):
         return on_grid(self._on_grid, x_BND, grid, self.num_prefix_tokens)
 
     def _on_grid(self, image_BDHW: Tensor) -> Tensor:
-        out_BDHW: Tensor = self.project(self.channel_attention(self.depthwise(self.expand(image_BDHW))))
+        raise NotImplementedError
+
+
+class LocalityFeedForward(GridFeedForward):
+    """The feed-forward network of a LocalViT block, its residual connection included.
+
+    It stands for norm, MLP and residual of a transformer block: no norm comes before it, batch norms are inside.
+
+    Args:
+        dim: channels D of a token.
+        config: what the network is made of.
+        num_prefix_tokens: tokens P in front of the grid, which pass through unchanged.
+
+    Raises:
+        ValueError: where ``config`` leaves a layer without channels at this ``dim``, or for a negative prefix.
+    """
+
+    def __init__(self, dim: int, config: LocalityConfig | None = None, *, num_prefix_tokens: int = 0) -> None:
+        if num_prefix_tokens < 0:
+            raise ValueError(f"num_prefix_tokens is {num_prefix_tokens}; it must be 0 or more")
+        config = config or LocalityConfig()
+        super().__init__(config, num_prefix_tokens)
+        hidden = config.hidden_channels(dim)
+        activation = ACTIVATIONS[config.activation]
+
+        self.expand = _conv_norm(dim, hidden, 1, activation=activation)
+        self.depthwise = (
+            _conv_norm(hidden, hidden, config.kernel_size, groups=hidden, activation=activation)
+            if config.depthwise
+            else nn.Identity()
+        )
+        self.channel_attention = _channel_attention(hidden, config)
+        self.project = _conv_norm(hidden, dim, 1)
+        self.uses_triton = False
+
+    def _on_grid(self, image_BDHW: Tensor) -> Tensor:
+        out_BDHW: Tensor
+        stages = [stage for stage in (self.expand, self.depthwise) if isinstance(stage, ConvNormAct)]
+        if not (torch.is_grad_enabled() and all(norm_act.fits(stage.norm, stage.act) for stage in stages)):
+            out_BDHW = self.project(self.channel_attention(self.depthwise(self.expand(image_BDHW))))
+            return out_BDHW
+        # The same steps, cut where a hidden map is stored: after a convolution, before its norm.
+        z_BEHW, statistics = self.expand.conv(image_BDHW), None
+        if isinstance(self.depthwise, ConvNormAct):
+            if self.uses_triton:
+                z_BEHW, statistics = triton_stage.run(z_BEHW, self.expand, self.depthwise, self.config.activation)
+            else:
+                z_BEHW = norm_act.then(self.depthwise.conv, z_BEHW, self.expand.norm, self.expand.act)
+        z_BDHW = norm_act.then(self._attend_and_project, z_BEHW, stages[-1].norm, stages[-1].act, statistics)
+        out_BDHW = self.project.norm(z_BDHW)
         return out_BDHW
+
+    def _attend_and_project(self, image_BEHW: Tensor) -> Tensor:
+        z_BDHW: Tensor = self.project.conv(self.channel_attention(image_BEHW))
+        return z_BDHW
+
+
+class ConvNormAct(nn.Sequential):
+    """A convolution that keeps the grid, its batch norm and its activation."""
+
+    conv: nn.Conv2d
+    norm: nn.BatchNorm2d
+    act: nn.Module
 
 
 class HiddenLocality(nn.Module):
@@ -196,13 +240,13 @@ def _conv_norm(
     *,
     groups: int = 1,
     activation: type[nn.Module] | None = None,
-) -> nn.Sequential:
+) -> ConvNormAct:
     """Convolution that keeps the grid, batch norm and, where given, activation."""
     conv = nn.Conv2d(channels_in, channels_out, kernel_size, padding=kernel_size // 2, groups=groups, bias=False)
     layers: OrderedDict[str, nn.Module] = OrderedDict(conv=conv, norm=nn.BatchNorm2d(channels_out))
     if activation is not None:
         layers["act"] = activation()
-    return nn.Sequential(layers)
+    return ConvNormAct(layers)
 
 
 def _channel_attention(channels: int, config: LocalityConfig) -> nn.Module:
@@ -223,6 +267,8 @@ def _squeeze_excite(channels: int, reduction: int) -> SqueezeExcite:
             f"it must be at most {channels}"
         )
     attention = SqueezeExcite(channels, rd_channels=width, gate_layer="hard_sigmoid")
+    # In place, the activation would change what a checkpoint of the compiler may not see changed.
+    attention.act = nn.ReLU()
     # timm writes the two linear layers as 1x1 convolutions; they still start as the paper's linear layers do.
     for layer in (attention.fc1, attention.fc2):
         trunc_normal_(layer.weight, std=0.02)

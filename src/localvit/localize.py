@@ -13,7 +13,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from localvit.layouts import TokenGrid, TokenLayout, layout_of
-from localvit.locality import HiddenLocality, LocalityConfig, LocalityFeedForward
+from localvit.locality import GridFeedForward, HiddenLocality, LocalityConfig, LocalityFeedForward
 
 Third = Literal["low", "middle", "high"]
 Layers = Literal["all"] | Third | Sequence[int | Third]
@@ -144,7 +144,7 @@ class LocalityMlp(nn.Module):
         token_grid: where the grid of the tokens is told.
     """
 
-    def __init__(self, locality: LocalityFeedForward, token_grid: TokenGrid) -> None:
+    def __init__(self, locality: GridFeedForward, token_grid: TokenGrid) -> None:
         super().__init__()
         self.locality = locality
         self.token_grid = token_grid
@@ -165,17 +165,17 @@ class LocalityBeforeProjection:
     A hook, because the layer then keeps its name and the model the keys of its state dict.
 
     Args:
-        locality: the mechanism, a module of the same MLP.
+        mlp: the MLP, which has the mechanism as its module ``locality``.
         token_grid: where the grid of the tokens is told.
     """
 
-    def __init__(self, locality: HiddenLocality, token_grid: TokenGrid) -> None:
-        self.locality = locality
+    def __init__(self, mlp: nn.Module, token_grid: TokenGrid) -> None:
+        self.mlp = mlp
         self.token_grid = token_grid
 
     def __call__(self, layer: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Exchange the layer's input."""
-        return (_on_tokens(self.locality, args[0], self.token_grid), *args[1:])
+        return (_on_tokens(self.mlp.locality, args[0], self.token_grid), *args[1:])
 
 
 def _on_tokens(function: Any, x: Tensor, token_grid: TokenGrid) -> Tensor:
@@ -222,7 +222,7 @@ def _addition(mlp: nn.Module, config: LocalityConfig, prefix: int) -> HiddenLoca
 
 def _add_to_mlp(mlp: nn.Module, locality: HiddenLocality, grid: TokenGrid) -> None:
     mlp.add_module("locality", locality)
-    mlp.get_submodule("fc2").register_forward_pre_hook(LocalityBeforeProjection(locality, grid))
+    mlp.get_submodule("fc2").register_forward_pre_hook(LocalityBeforeProjection(mlp, grid))
 
 
 def _clear_branch(block: nn.Module, layout: TokenLayout) -> None:
