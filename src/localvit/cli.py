@@ -16,6 +16,7 @@ COMMANDS = {
     "study": "run a controlled experiment and write its report",
     "report": "write the report of studies anew, or one for several",
     "models": "list the models of the paper with their costs",
+    "bench": "measure speed and memory of models on this machine",
     "convert": "convert a checkpoint from the authors' form or to it",
 }
 

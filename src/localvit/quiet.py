@@ -18,5 +18,7 @@ def quiet() -> None:
     """Silence them in this process; for programs, not for the library."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
+    logging.getLogger("torch._higher_order_ops.wrap").setLevel(logging.ERROR)  # asks for care in checkpoints, taken
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that there is no GPU, whenever it compiles
     for message in _HARMLESS:
         warnings.filterwarnings("ignore", message=message)

@@ -326,7 +326,7 @@ def _with_row(  # type: ignore[no-untyped-def]
         new = sums[:0]
         for j in tl.static_range(K):
             weight_LE = tl.load(taps_ptr + ((K - 1 - j) * K + dx) * E + e_LE, mask=e_LE < E, other=0.0)
-            new += (sums[j] + a_LE * weight_LE,)
+            new += (tl.fma(a_LE, weight_LE, sums[j]),)
         sums = new
     return sums
 
@@ -439,8 +439,8 @@ def _backward_kernel(  # type: ignore[no-untyped-def]
             to_LE = to_L[:, None] * E + e_E[None, :]
             dout_LE = tl.load(dout_ptr + to_line * W * E + to_LE, mask=seen_LE, other=0.0).to(mean_E.dtype)
             weight_LE = tl.load(taps_ptr + tap * E + e_LE, mask=e_LE < E, other=0.0)
-            da_LE += dout_LE * weight_LE
-            new += (dtaps[tap] + a_LE * dout_LE,)
+            da_LE = tl.fma(dout_LE, weight_LE, da_LE)
+            new += (tl.fma(a_LE, dout_LE, dtaps[tap]),)
         dtaps = new
         dy_LE = tl.where(inside_LE, da_LE * _slope(y_LE, ACTIVATION), 0.0)
         sum_dy_LE += dy_LE

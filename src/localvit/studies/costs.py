@@ -1,17 +1,12 @@
 """What a variant costs on the machine at hand: images a second and memory, measured side by side.
 
-The contestants take turns, so that a machine that slows down slows all of them. Everything is measured in processes of
-its own, forked from one that has imported the libraries and done nothing yet: the peak of its memory is the model's.
+Everything is measured in processes of its own, by :mod:`localvit.measurement`.
 """
 
-import contextlib
-import multiprocessing
 import statistics
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from multiprocessing.connection import Connection
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +16,7 @@ from torch import nn
 
 from localvit.costs import count_macs, count_parameters
 from localvit.errors import LocalViTError
-from localvit.quiet import quiet
+from localvit.measurement import ProcessError, Timed, in_process, peak_memory, take_turns
 from localvit.studies.record import Costs
 from localvit.training import ModelConfig, RunConfig
 from localvit.training.initial_model import attention, build_model
@@ -133,56 +128,30 @@ def _build(config: RunConfig, num_classes: int) -> nn.Module:
 def _speeds(
     configs: dict[str, RunConfig], num_classes: int, threads: int | None, rounds: int
 ) -> dict[str, tuple[float, float]]:
-    contestants = {name: _Contestant(config, num_classes) for name, config in configs.items()}
-    turns = {
-        (name, kind): step
-        for name, contestant in contestants.items()
-        for kind, step in (("training", contestant.train), ("inference", contestant.classify))
-    }
-    steps: dict[tuple[str, str], int] = {}
-    rates: dict[tuple[str, str], list[float]] = {}
-    for key, step in turns.items():
-        _use_threads(configs[key[0]], threads)
-        _seconds(contestants[key[0]], step, 2)
-        steps[key] = max(1, round(_SECONDS_A_TURN / _seconds(contestants[key[0]], step, 1)))
-        rates[key] = []
-    for _ in range(rounds):
-        for key, step in turns.items():
-            contestant = contestants[key[0]]
-            _use_threads(configs[key[0]], threads)
-            rates[key].append(steps[key] * contestant.batch_size / _seconds(contestant, step, steps[key]))
-    return {
-        name: (statistics.median(rates[name, "training"]), statistics.median(rates[name, "inference"]))
-        for name in contestants
-    }
+    timed = {}
+    for name, config in configs.items():
+        contestant = _Contestant(config, num_classes)
+        for kind, step in (("training", contestant.train), ("inference", contestant.classify)):
+            prepare = partial(_use_threads, config, threads)
+            timed[name, kind] = Timed(step, contestant.batch_size, contestant.wait, prepare)
+    medians = {}
+    for key, rates in take_turns(timed, rounds, seconds_a_turn=_SECONDS_A_TURN).items():
+        if isinstance(rates, Exception):
+            raise rates
+        medians[key] = statistics.median(rates)
+    return {name: (medians[name, "training"], medians[name, "inference"]) for name in configs}
 
 
-def _seconds(contestant: _Contestant, step: Callable[[], None], times: int) -> float:
-    contestant.wait()
-    start = time.perf_counter()
-    for _ in range(times):
-        step()
-    contestant.wait()
-    return time.perf_counter() - start
-
-
-def _memory(config: RunConfig, num_classes: int, threads: int | None) -> int:
-    """Bytes that two training steps take at their peak."""
+def _memory(config: RunConfig, num_classes: int, threads: int | None) -> int | None:
+    """Bytes that a training step takes at its peak."""
     _use_threads(config, threads)
-    before = _peak_of_process()
-    contestant = _Contestant(config, num_classes)
-    for _ in range(2):
-        contestant.train()
-    if contestant.fabric.device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated())
-    return _peak_of_process() - before
+    device = "cuda" if _on_gpu(config) else "cpu"
+    return peak_memory(lambda: _Contestant(config, num_classes).train, device=device)
 
 
-def _peak_of_process() -> int:
-    import resource  # Unix alone has it, and elsewhere nothing is measured
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
+def _on_gpu(config: RunConfig) -> bool:
+    accelerator = config.hardware.accelerator
+    return accelerator in ("cuda", "gpu") or (accelerator == "auto" and torch.cuda.is_available())
 
 
 def _use_threads(config: RunConfig, threads: int | None) -> None:
@@ -191,33 +160,7 @@ def _use_threads(config: RunConfig, threads: int | None) -> None:
 
 
 def _in_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What ``function`` gives in a process of its own."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(theirs, function, arguments), daemon=True)
-    process.start()
-    theirs.close()
-    with contextlib.closing(ours):
-        try:
-            answer = ours.recv()
-        except EOFError:
-            answer = LocalViTError("a process that measures was killed, perhaps for want of memory")
-    process.join()
-    if isinstance(answer, Exception):
-        raise LocalViTError(f"the costs cannot be measured: {answer}") from answer
-    return answer
-
-
-def _answer(connection: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    quiet()
-    with _reported(connection):
-        connection.send(function(*arguments))
-
-
-@contextlib.contextmanager
-def _reported(connection: Connection) -> Iterator[None]:
     try:
-        yield
-    except Exception as error:
-        connection.send(RuntimeError(f"{type(error).__name__}: {error}"))
+        return in_process(function, *arguments)
+    except ProcessError as error:
+        raise LocalViTError(f"the costs cannot be measured: {error}") from error

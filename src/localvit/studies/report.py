@@ -24,7 +24,7 @@ _CHARTS: dict[str, Callable[[StudySummary], go.Figure]] = {
     "accuracy-against-cost": accuracy_against_cost,
     "learning-curves": learning_curves,
 }
-_PLOTLY = {
+PLOTLY_CONFIG = {
     "displaylogo": False,
     "responsive": True,
     "modeBarButtonsToRemove": ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d"],
@@ -116,5 +116,5 @@ def _chart(figure: go.Figure, identifier: str) -> str:
     """The chart as part of a page, or nothing where there is nothing to draw."""
     if not any(trace.x is not None and len(trace.x) for trace in figure.data if trace.type == "scatter"):
         return ""
-    html: str = figure.to_html(full_html=False, include_plotlyjs=False, div_id=identifier, config=_PLOTLY)
+    html: str = figure.to_html(full_html=False, include_plotlyjs=False, div_id=identifier, config=PLOTLY_CONFIG)
     return html

@@ -24,7 +24,7 @@ class TerminalProgress(Callback):
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.progress = _bar(console)
+        self.progress = progress_bar(console)
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Begin where the run begins, or goes on."""
@@ -106,7 +106,7 @@ class EvaluationProgress(Callback):
     """
 
     def __init__(self, console: Console) -> None:
-        self.progress = _bar(console)
+        self.progress = progress_bar(console)
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Begin."""
@@ -133,7 +133,8 @@ class EvaluationProgress(Callback):
         self.progress.stop()
 
 
-def _bar(console: Console) -> Progress:
+def progress_bar(console: Console) -> Progress:
+    """A bar with what is done, the share of it, the time it took, the time left and, in the field ``figures``, more."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=12),

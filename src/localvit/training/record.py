@@ -28,7 +28,7 @@ def note_start(folder: Path, *, seed: int, world_size: int) -> None:
             "command": command_line(),
             "seed": seed,
             "processes": world_size,
-            "versions": {name: _version(name) for name in _PACKAGES} | {"python": platform.python_version()},
+            "versions": versions(),
             "code": git_state(),
             "machine": {
                 "system": platform.platform(),
@@ -45,6 +45,11 @@ def command_line() -> str:
     """The command that started this process, as one would type it."""
     name = Path(sys.argv[0]).name
     return shlex.join(["localvit" if name == "__main__.py" else name, *sys.argv[1:]])
+
+
+def versions() -> dict[str, str | None]:
+    """Of Python and of the packages that numbers depend on; none for one that is not installed."""
+    return {name: _version(name) for name in _PACKAGES} | {"python": platform.python_version()}
 
 
 def _version(package: str) -> str | None:

@@ -1,0 +1,303 @@
+"""How time and memory of DeiT-T and LocalViT-T grow with the image and with the batch, and how their parts do.
+
+    python benchmarks/scaling.py                                    # about half an hour on 2 CPU cores
+    python benchmarks/scaling.py --sizes 112 224 --batches 1 16     # fewer of them
+    python benchmarks/scaling.py --quick                            # the smallest, to see that it works
+
+Over image sizes a batch is of one image in inference and of two in training (sizes of up to 448, batches of up to 64);
+inference of LocalViT-T is that of its fused copy. Attention, MLP and locality feed-forward network are timed alone too,
+with the exponent of time over tokens: 1 is linear, 2 is quadratic. Writes ``benchmarks/results/scaling.json``, and the
+same as a Markdown table and an offline page of charts.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import torch
+from plotly.subplots import make_subplots
+from torch import nn
+
+from localvit.benchmark import (
+    BenchmarkResult,
+    Contestant,
+    Measurement,
+    Section,
+    Setting,
+    SettingResult,
+    Spread,
+    provenance,
+    ratio,
+    run_each,
+    write_page,
+)
+from localvit.benchmark.measure import ROUNDS, SECONDS_A_TURN, in_words
+from localvit.benchmark.tables import FAILED, UNKNOWN, problems
+from localvit.files import write_text
+from localvit.fuse import fuse
+from localvit.locality import LocalityFeedForward
+from localvit.measurement import Timed, take_turns
+from localvit.quiet import quiet
+from localvit.studies.chart_style import BLUE, COLOURS, GREY, style
+from localvit.terminal import ERRORS
+
+NAME = "scaling"
+RESULTS = Path(__file__).parent / "results"
+CONTESTANTS = [
+    Contestant("deit_tiny_patch16_224", "DeiT-T"),
+    Contestant("localvit_tiny_patch16_224", "LocalViT-T"),
+]
+SIZES, BATCHES, GRIDS = (112, 224, 448, 896), (1, 4, 16, 64, 256), (7, 14, 28, 56, 80)
+SIZE = 224
+LARGEST_IN_TRAINING, MOST_IN_TRAINING, BATCH_IN_TRAINING = 448, 64, 2
+PATCH = 16
+FITTED = 3  # the larger grids, where what does not depend on tokens no longer counts
+LEAD = (
+    "The two models took turns in one process; times are medians over rounds, memory is the peak of a step in a "
+    "process of its own. Inference is in fp32, of LocalViT-T as localvit.fuse makes it; a training step is forward, "
+    "backward and AdamW in fp32."
+)
+TRIAL = "This is a trial on small images, to see that it works."
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Settings that differ in one quantity.
+
+    Attributes:
+        heading: what is measured over what.
+        axis: the quantity.
+        settings: by its value.
+    """
+
+    heading: str
+    axis: str
+    settings: Mapping[int, Setting]
+
+
+def sweeps(sizes: Sequence[int], batches: Sequence[int], size: int) -> list[Sweep]:
+    """Inference and training over image sizes, and over batches of images of one size."""
+    inference, training = Setting(fuse=True, batch_size=1), Setting("training", batch_size=BATCH_IN_TRAINING)
+    found = []
+    for setting, largest, most in (
+        (inference, max(sizes), max(batches)),
+        (training, LARGEST_IN_TRAINING, MOST_IN_TRAINING),
+    ):
+        name = "A training step" if setting.mode == "training" else "Inference"
+        by_size = {side: replace(setting, image_size=side) for side in sizes if side <= largest}
+        by_batch = {
+            images: replace(setting, batch_size=images, image_size=size) for images in batches if images <= most
+        }
+        found.append(Sweep(f"{name} over image sizes, batch {setting.batch_size}", "image size", by_size))
+        found.append(Sweep(f"{name} over batches, {size} x {size}", "batch", by_batch))
+    return found
+
+
+def measure_sweeps(asked: Sequence[Sweep], **how: Any) -> BenchmarkResult:
+    """Every setting once, though it be in two sweeps."""
+    settings = dict.fromkeys(setting for sweep in asked for setting in sweep.settings.values())
+    return run_each([(CONTESTANTS, setting) for setting in settings], memory=True, console=ERRORS, **how)
+
+
+def pieces(setting: Setting) -> dict[str, Callable[[torch.Tensor, tuple[int, int]], object]]:
+    """The parts of the first block of each model, as functions of tokens (B, 1 + H * W, D) and their grid (H, W)."""
+    deit, localvit = (one.build(setting).eval().to(setting.torch_device) for one in CONTESTANTS)
+    block: Any = deit.get_submodule("blocks.0")
+    network = next(module for module in localvit.modules() if isinstance(module, LocalityFeedForward))
+    locality: nn.Module = fuse(network)
+    return {
+        "attention": lambda x_BND, grid: block.attn(x_BND),
+        "MLP": lambda x_BND, grid: block.mlp(x_BND),
+        "locality feed-forward": locality,
+    }
+
+
+def measure_pieces(grids: Sequence[int], *, rounds: int, seconds_a_turn: float) -> dict[str, Any]:
+    """Seconds of each part on each square grid, round by round, and the exponent of their medians over tokens."""
+    setting = Setting()
+    parts = pieces(setting)
+    wait = torch.cuda.synchronize if setting.torch_device.type == "cuda" else bool
+    channels = int(parts["locality feed-forward"].expand.in_features)  # type: ignore[attr-defined]  # fused
+    turns = {}
+    for side in grids:
+        x_BND = torch.randn(1, 1 + side**2, channels, device=setting.torch_device)
+        for name, part in parts.items():
+            turns[name, side] = Timed(_call(part, x_BND, (side, side)), 1, wait)
+    outcomes = take_turns(turns, rounds, seconds_a_turn=seconds_a_turn)
+    rows = []
+    for (name, side), rates in outcomes.items():
+        known: dict[str, Any] = (
+            {"error": in_words(rates)} if isinstance(rates, Exception) else {"seconds": [1 / rate for rate in rates]}
+        )
+        rows.append({"piece": name, "grid": [side, side], "tokens": 1 + side**2, **known})
+    return {
+        "rows": rows,
+        "exponents": {name: exponent([row for row in rows if row["piece"] == name]) for name in parts},
+    }
+
+
+def _call(
+    part: Callable[[torch.Tensor, tuple[int, int]], object], x_BND: torch.Tensor, grid: tuple[int, int]
+) -> Callable[[], object]:
+    def step() -> object:
+        with torch.inference_mode():
+            return part(x_BND, grid)
+
+    return step
+
+
+def exponent(rows: Sequence[dict[str, Any]]) -> float | None:
+    """The slope of a line through the logarithms of tokens and median seconds; None for less than two grids."""
+    points = [(row["tokens"], np.median(row["seconds"])) for row in rows if "seconds" in row][-FITTED:]
+    if len(points) < 2:
+        return None
+    tokens, seconds = np.log(points).T
+    return float(np.polyfit(tokens, seconds, 1)[0])
+
+
+def sweep_section(sweep: Sweep, found: BenchmarkResult) -> Section:
+    """A table and a chart of a sweep."""
+    by_setting = {result.setting: result for result in found.results}
+    results = {value: by_setting[setting.on_its_device()] for value, setting in sweep.settings.items()}
+    names = [one.name for one in CONTESTANTS]
+    headers = [sweep.axis, "tokens", *(f"{name}, ms an image" for name in names), "times", "quartiles"]
+    headers += [*(f"{name}, MiB" for name in names), "MiB times"]
+    rows = [[str(value), *_cells(result)] for value, result in results.items()]
+    errors = [problem for result in results.values() for problem in problems(result)]
+    return Section(sweep.heading, headers, rows, errors, _sweep_chart(sweep, results), "Both axes are logarithmic.")
+
+
+def _cells(result: SettingResult) -> list[str]:
+    baseline, twin = result.measurements
+    tokens = 1 + (result.setting.height_and_width[0] // PATCH) ** 2
+    seconds = [_milliseconds(one) for one in (baseline, twin)]
+    times = ratio(baseline, twin)  # of rates, so the other way round: of seconds
+    memories = [one.memory for one in (baseline, twin)]
+    return [
+        str(tokens),
+        *(FAILED if one is None else f"{one.median:,.4g}" for one in seconds),
+        f"{times.median:.2f}" if times else UNKNOWN,
+        f"{times.low:.2f}–{times.high:.2f}" if times else UNKNOWN,
+        *(UNKNOWN if memory is None else f"{memory / 2**20:,.0f}" for memory in memories),
+        f"{memories[1] / memories[0]:.2f}" if memories[0] and memories[1] else UNKNOWN,
+    ]
+
+
+def _milliseconds(measurement: Measurement) -> Spread | None:
+    """Of an image."""
+    return Spread.of([1000 / rate for rate in measurement.rates]) if measurement.rates else None
+
+
+def _sweep_chart(sweep: Sweep, results: Mapping[int, SettingResult]) -> go.Figure:
+    panels: dict[str, dict[str, dict[int, float]]] = {"milliseconds an image": {}, "peak memory, MiB": {}}
+    for one in CONTESTANTS:
+        measured = {value: result[one.name] for value, result in results.items()}
+        speeds = {value: spread for value, each in measured.items() if (spread := _milliseconds(each))}
+        panels["milliseconds an image"][one.name] = {value: spread.median for value, spread in speeds.items()}
+        memories = {value: each.memory / 2**20 for value, each in measured.items() if each.memory}
+        panels["peak memory, MiB"][one.name] = memories
+    return lines(sweep.axis, panels, [GREY, BLUE])
+
+
+def lines(axis: str, panels: Mapping[str, Mapping[str, Mapping[int, float]]], colours: Sequence[str]) -> go.Figure:
+    """Lines on logarithmic axes: by title of a panel and name, a value for each place on the axis."""
+    figure = make_subplots(1, len(panels), horizontal_spacing=0.12)
+    for column, (title, series) in enumerate(panels.items(), start=1):
+        for (name, values), colour in zip(series.items(), colours, strict=False):
+            figure.add_scatter(
+                x=list(values),
+                y=list(values.values()),
+                name=name,
+                mode="lines+markers",
+                line={"color": colour, "dash": "dash" if colour == GREY else "solid"},
+                marker={"size": 8},
+                legendgroup=name,
+                showlegend=column == 1,
+                row=1,
+                col=column,
+            )
+        places = sorted({place for values in series.values() for place in values})
+        ticks = {"tickvals": places, "ticktext": [str(place) for place in places]}
+        figure.update_xaxes(type="log", title=axis, **ticks, row=1, col=column)
+        figure.update_yaxes(type="log", title=title, dtick="D2", row=1, col=column)
+    style(figure, height=420)
+    return figure
+
+
+def pieces_section(found: dict[str, Any]) -> Section:
+    """A table and a chart of the parts of a block."""
+    exponents = found["exponents"]
+    by_piece = {
+        name: {row["tokens"]: row.get("seconds") for row in found["rows"] if row["piece"] == name} for name in exponents
+    }
+    grids = {row["tokens"]: row["grid"] for row in found["rows"]}
+    rows = []
+    for tokens, (height, width) in grids.items():
+        seconds = [values[tokens] for values in by_piece.values()]
+        cells = [FAILED if one is None else f"{1000 * np.median(one):,.4g}" for one in seconds]
+        rows.append([f"{height} x {width}", str(tokens), *cells])
+    fits = [UNKNOWN if value is None else f"{value:.2f}" for value in exponents.values()]
+    rows.append([f"exponent over the {FITTED} larger", "", *fits])
+    medians = {
+        name: {tokens: 1000 * float(np.median(one)) for tokens, one in values.items() if one}
+        for name, values in by_piece.items()
+    }
+    errors = [
+        f"{row['piece']} on {row['tokens']} tokens failed: {row['error']}" for row in found["rows"] if "error" in row
+    ]
+    return Section(
+        "Parts of a block, inference in fp32, batch 1",
+        ["grid", "tokens", *(f"{name}, ms" for name in by_piece)],
+        rows,
+        errors,
+        lines("tokens", {"milliseconds": medians}, [GREY, *COLOURS]),
+        "Both axes are logarithmic, so that the slope is the exponent.",
+    )
+
+
+def main() -> None:
+    """Measure, and write numbers, tables and charts."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="sides of images, multiples of 16")
+    parser.add_argument("--batches", type=int, nargs="+", default=BATCHES, help="images in a step")
+    parser.add_argument("--quick", action="store_true", help="the smallest, to see that it works")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
+    options = parser.parse_args()
+    quiet()
+    sizes, batches, grids, size = sorted(options.sizes), sorted(options.batches), list(GRIDS), SIZE
+    how: dict[str, Any] = {"rounds": ROUNDS, "seconds_a_turn": SECONDS_A_TURN}
+    if options.quick:
+        sizes, batches, grids, size = [32, 64], [1, 2], [2, 4, 8], 32
+        how = {"rounds": 2, "seconds_a_turn": 0.01}
+    asked = sweeps(sizes, batches, size)
+    found = measure_sweeps(asked, **how)
+    parts = measure_pieces(grids, **how)
+    record = provenance()
+    values = {
+        "version": 1,
+        "quick": options.quick,
+        "benchmark": json.loads(found.to_json()),
+        "sweeps": [asdict(sweep) for sweep in asked],
+        "pieces": parts,
+        "record": record,
+    }
+    path = options.output / f"{NAME}.json"
+    write_text(path, json.dumps(values, indent=1) + "\n")
+    write_page(
+        "How time and memory grow",
+        f"{LEAD} {TRIAL if options.quick else ''}".strip(),
+        [*(sweep_section(sweep, found) for sweep in asked), pieces_section(parts)],
+        record,
+        page=path.with_suffix(".html"),
+        table=path.with_suffix(".md"),
+    )
+    ERRORS.print(f"Written: {path.with_suffix('.html')}", highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""How a model is run when it is timed."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import torch
+
+from localvit.errors import LocalViTError, require
+
+Mode = Literal["inference", "training"]
+Precision = Literal["fp32", "bf16", "bf16-mixed"]
+Device = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a model is run when it is timed.
+
+    Attributes:
+        mode: inference (a forward pass in inference mode) or training (forward, cross entropy, backward, AdamW step).
+        precision: fp32; bf16, weights and images in bfloat16, for inference alone; bf16-mixed, autocast to bfloat16.
+        compile: whether the whole model is compiled, for its one shape.
+        fuse: whether models with locality are run as :func:`localvit.fuse.fuse` makes them, for inference alone.
+        batch_size: images a step.
+        image_size: height and width in pixels, or one number for a square.
+        fused_attention: whether timm's models compute attention in one operation, or step by step.
+        device: cpu, cuda, or auto for a GPU where there is one.
+        threads: of the CPU; PyTorch's default by default.
+
+    Raises:
+        ValueError: for a value that its field does not allow, and for bf16 weights or fused models in training.
+    """
+
+    mode: Mode = "inference"
+    precision: Precision = "fp32"
+    compile: bool = False
+    fuse: bool = False
+    batch_size: int = 16
+    image_size: tuple[int, int] | int = 224
+    fused_attention: bool = True
+    device: Device = "auto"
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("mode", Mode), ("precision", Precision), ("device", Device)):
+            if getattr(self, name) not in get_args(allowed):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(get_args(allowed))}")
+        object.__setattr__(self, "image_size", _height_and_width(self.image_size))
+        require("batch_size", self.batch_size, at_least=1)
+        if self.threads is not None:
+            require("threads", self.threads, at_least=1)
+        if self.mode == "training" and self.precision == "bf16":
+            raise ValueError(
+                "precision is bf16 in training, where weights in bfloat16 lose the small steps; use bf16-mixed or fp32"
+            )
+        if self.mode == "training" and self.fuse:
+            raise ValueError(
+                "fuse is True in training; batch norms can be folded for inference alone, so leave fuse out"
+            )
+
+    @property
+    def height_and_width(self) -> tuple[int, int]:
+        """Of the images, in pixels."""
+        assert isinstance(self.image_size, tuple)
+        return self.image_size
+
+    @property
+    def torch_device(self) -> torch.device:
+        """The device; ``LocalViTError`` where the setting wants a GPU and there is none."""
+        gpu = torch.cuda.is_available()
+        if self.device == "cuda" and not gpu:
+            raise LocalViTError("device is cuda, and PyTorch finds no GPU here; use cpu or auto")
+        return torch.device("cuda" if gpu and self.device != "cpu" else "cpu")
+
+    def on_its_device(self) -> "Setting":
+        """The same with the device that auto stands for here; errors as for :attr:`torch_device`."""
+        return replace(self, device="cuda" if self.torch_device.type == "cuda" else "cpu")
+
+    @contextlib.contextmanager
+    def its_threads(self) -> Iterator[None]:
+        """What runs inside has the setting's threads, and what comes after those from before."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads or before)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+    @property
+    def arithmetic(self) -> str:
+        """What matrix products are computed in, and by what; the machine's rate of them depends on no more."""
+        device = self.on_its_device().device if self.device == "auto" else self.device
+        number = "fp32" if self.precision == "fp32" else "bf16"
+        return ", ".join(part for part in (device, number, self._threads_in_words()) if part)
+
+    def _threads_in_words(self) -> str:
+        return "" if self.threads is None else f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+
+    def words(self) -> str:
+        """The setting in one line."""
+        height, width = self.height_and_width
+        parts = (
+            f"{self.mode}, {self.precision}",
+            "compiled" if self.compile else "eager",
+            "fused model" if self.fuse else "",
+            "" if self.fused_attention else "attention step by step",
+            f"batch {self.batch_size}",
+            f"{height} x {width}",
+            "" if self.device == "auto" else self.device,
+            self._threads_in_words(),
+        )
+        return ", ".join(part for part in parts if part)
+
+
+def _height_and_width(size: tuple[int, int] | list[int] | int) -> tuple[int, int]:
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
+        raise ValueError(f"image_size is {size!r}; it must be height and width in pixels, or one number for a square")
+    return (sides[0], sides[1])

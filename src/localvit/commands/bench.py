@@ -1,0 +1,111 @@
+"""``localvit bench``."""
+
+import itertools
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jsonargparse.typing import PositiveInt
+from rich import box
+from rich.table import Table
+
+from localvit.benchmark import PEERS, Contestant, Setting, run, write_report
+from localvit.benchmark.measure import ROUNDS
+from localvit.benchmark.result import BenchmarkResult, SettingResult
+from localvit.benchmark.setting import Device, Mode, Precision
+from localvit.benchmark.tables import HEADERS, UNKNOWN, problems, table_rows
+from localvit.commands.parser import Parser, command_parser
+from localvit.terminal import ERRORS, RESULTS
+
+MODELS = ["deit_tiny_patch16_224", "localvit_tiny_patch16_224"]
+# Options of which several values can be given, and the field of a setting that each is.
+_LISTS = ("mode", "precision", "compile", "fuse", "fused_attention", "batch_size", "image_size")
+
+_DESCRIPTION = """Measure images a second of models beside each other on this machine: they take turns, and the first is
+the baseline of the others. Where an option has several values, every combination is measured. Writes every round's
+numbers, a Markdown table and an offline page of charts."""
+
+
+def parser() -> Parser:
+    """Options of the command."""
+    parser = command_parser("bench", "[MODEL ...] [--OPTION VALUE ...]", _DESCRIPTION)
+    parser.add_argument("models", type=str, nargs="*", default=MODELS, help="names of timm or of the paper")
+    parser.add_argument("--peers", action="store_true", help="add small models of timm that others compare with")
+    parser.add_argument("--mode", type=Mode, nargs="+", default=["inference", "training"], help="what a step is")
+    parser.add_argument("--precision", type=Precision, nargs="+", default=["fp32"], help="bf16 is for inference alone")
+    parser.add_argument("--compile", type=bool, nargs="+", default=[False], help="compile the whole model")
+    parser.add_argument(
+        "--fuse", type=bool, nargs="+", default=[False], help="fold the batch norms of locality, for inference alone"
+    )
+    parser.add_argument(
+        "--fused-attention", type=bool, nargs="+", default=[True], help="attention in one operation, or step by step"
+    )
+    parser.add_argument("--batch-size", type=PositiveInt, nargs="+", default=[16], help="images a step")
+    parser.add_argument("--image-size", type=str, nargs="+", default=["224"], help="pixels, such as 224 or 192x256")
+    parser.add_argument("--device", type=Device, default="auto", help="cpu, cuda, or auto for a GPU where there is one")
+    parser.add_argument("--threads", type=PositiveInt | None, default=None, help="of the CPU; PyTorch's by default")
+    parser.add_argument("--rounds", type=PositiveInt, default=ROUNDS, help="turns of each model")
+    parser.add_argument("--memory", action="store_true", help="measure peak memory too, in a process for each model")
+    parser.add_argument("--output", type=str, default="runs/bench", help="folder of results and charts")
+    parser.fields = tuple(action.dest.replace("_", "-") for action in parser._actions)
+    return parser
+
+
+def command(options: Any) -> Callable[[], int]:
+    """Measure, print and write."""
+    settings, left_out = _settings(options)
+    names = dict.fromkeys([*options.models, *(PEERS if options.peers else ())])
+
+    def bench() -> int:
+        contestants = [Contestant(name) for name in names]
+        for reason in left_out:
+            ERRORS.print(f"Left out: {reason}", highlight=False, markup=False, soft_wrap=True)
+        found = run(contestants, settings, rounds=options.rounds, memory=options.memory)
+        page = write_report(found, Path(options.output))
+        for result in found.results:
+            RESULTS.print(_table(found, result))
+            for problem in problems(result):
+                ERRORS.print(problem, highlight=False, markup=False, soft_wrap=True)
+        RESULTS.print(f"Charts, tables and all numbers: {page.parent.resolve()}", soft_wrap=True, highlight=False)
+        return int(any(one.error for result in found.results for one in result.measurements))
+
+    return bench
+
+
+def _settings(options: Any) -> tuple[list[Setting], list[str]]:
+    """Every combination that can be, and why others cannot; ``ValueError`` where none can."""
+    sizes = [_image_size(size) for size in options.image_size]
+    choices = [sizes if name == "image_size" else options[name] for name in _LISTS]
+    settings: dict[Setting, None] = {}
+    left_out: dict[str, None] = {}
+    for values in itertools.product(*choices):
+        given = dict(zip(_LISTS, values, strict=True))
+        try:
+            settings[Setting(**given, device=options.device, threads=options.threads)] = None
+        except ValueError as error:
+            left_out[str(error)] = None
+    if not settings:
+        raise ValueError(f"nothing is left to measure: {'; '.join(left_out)}")
+    return list(settings), list(left_out)
+
+
+def _image_size(text: str) -> tuple[int, int]:
+    sides = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
+    if sides is None:
+        raise ValueError(f"--image-size is {text}; it must be pixels of a square, such as 224, or of both, as 192x256")
+    return int(sides[1]), int(sides[2] or sides[1])
+
+
+def _table(benchmark: BenchmarkResult, result: SettingResult) -> Table:
+    """The measurements of a setting in 80 columns: without the quartiles, and without columns that know nothing."""
+    rows = table_rows(benchmark, result)
+    known = [column for column in range(len(HEADERS)) if any(row[column] != UNKNOWN for row in rows)]
+    shown = [column for column in known if HEADERS[column] != "quartiles"]
+    table = Table(title=result.setting.words(), box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
+    table.add_column(HEADERS[0], overflow="fold")
+    for column in shown[1:]:
+        table.add_column(HEADERS[column], justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(row[column] for column in shown))
+    return table
