@@ -24,6 +24,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from localvit.benchmark import Contestant, Section, Setting, Stepper, provenance, write_page
 from localvit.files import write_text
+from localvit.machine import keep_memory
 from localvit.quiet import quiet
 from localvit.studies.chart_style import COLOURS, GREY, height_of_rows, label, rows_axis, style
 from localvit.terminal import ERRORS
@@ -206,6 +207,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
     options = parser.parse_args()
     quiet()
+    keep_memory()  # as the commands do
     found = []
     for setting in settings(options.quick):
         ERRORS.print(setting.words(), highlight=False)

@@ -45,9 +45,10 @@ from localvit.benchmark import (
     write_page,
 )
 from localvit.files import write_text
+from localvit.machine import keep_memory
 from localvit.models.catalog import PUBLISHED
 from localvit.quiet import quiet
-from localvit.studies.chart_style import BLUE, GREY, VERMILION, height_of_rows, rows_axis, style
+from localvit.studies.chart_style import BLUE, GREY, VERMILION, height_of_rows, label, rows_axis, style
 from localvit.terminal import ERRORS
 
 NAME = "locality_on_the_clock"
@@ -71,6 +72,7 @@ TITLES = {
     "G": "Other families",
     "peers": "Beside other small models",
 }
+_LABEL = 46  # characters of a line, so that what is compared takes no more than three
 LEAD = (
     "Each baseline and its LocalViT twin took turns in one process. A ratio is the median over rounds of the twin's "
     "images a second over the baseline's; where eager and compiled were tried, of the better of each. For memory it is "
@@ -360,7 +362,8 @@ def _chart(verdicts: Sequence[dict[str, Any]]) -> go.Figure:
         )
     style(figure, height=height_of_rows(len(verdicts)))
     figure.update_xaxes(title=f"the twin's {verdicts[0]['quantity']} over the baseline's", rangemode="tozero")
-    figure.update_yaxes(**rows_axis([one["comparison"] for one in verdicts]))
+    names = [one["comparison"] for one in verdicts]
+    figure.update_yaxes(**rows_axis(names) | {"ticktext": [label(name, _LABEL) for name in names]})
     return figure
 
 
@@ -372,6 +375,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
     options = parser.parse_args()
     quiet()
+    keep_memory()  # as the commands do
     path = options.output / f"{NAME}.json"
     rows: dict[str, Any] = json.loads(path.read_text())["rows"] if path.exists() else {}
     for row in options.rows:

@@ -41,6 +41,7 @@ from localvit.benchmark.tables import FAILED, UNKNOWN, problems
 from localvit.files import write_text
 from localvit.fuse import fuse
 from localvit.locality import LocalityFeedForward
+from localvit.machine import keep_memory
 from localvit.measurement import Timed, take_turns
 from localvit.quiet import quiet
 from localvit.studies.chart_style import BLUE, COLOURS, GREY, style
@@ -269,6 +270,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
     options = parser.parse_args()
     quiet()
+    keep_memory()  # as the commands do
     sizes, batches, grids, size = sorted(options.sizes), sorted(options.batches), list(GRIDS), SIZE
     how: dict[str, Any] = {"rounds": ROUNDS, "seconds_a_turn": SECONDS_A_TURN}
     if options.quick:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 import localvit
 from localvit import LocalityConfig, LocalityFeedForward
+from localvit.channel_attention import ChannelAttention
 from localvit.fuse import FusedFeedForward, FusedHiddenLocality
-from localvit.locality import Activation, ChannelAttention
+from localvit.locality import Activation
 
 TWINS = [
     "localvit_tiny_patch16_224",

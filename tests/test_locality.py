@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from localvit import LocalityConfig, LocalityFeedForward
-from localvit.locality import Activation, ChannelAttention, eca_kernel_size
+from localvit.channel_attention import ChannelAttention, eca_kernel_size
+from localvit.locality import Activation
 
 PLAIN_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu6": lambda x: x.clamp(0, 6),

@@ -10,6 +10,7 @@ from localvit.kernels.triton_stage import use_triton
 from localvit.layouts import TokenLayout, register_layout
 from localvit.locality import LocalityConfig, LocalityFeedForward
 from localvit.localize import localize
+from localvit.machine import keep_memory
 from localvit.model_file import ModelDescription, load_model, save_model
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "ModelDescription",
     "TokenLayout",
     "fuse",
+    "keep_memory",
     "load_checkpoint",
     "load_model",
     "localize",

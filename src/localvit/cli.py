@@ -6,6 +6,7 @@ import sys
 
 from localvit.commands.parser import Parser, command_parser
 from localvit.errors import Interrupted, LocalViTError
+from localvit.machine import keep_memory
 from localvit.quiet import quiet
 from localvit.terminal import ERRORS
 
@@ -27,6 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     if name not in COMMANDS:
         _parse_without_command([name, *rest])
     module = importlib.import_module(f"localvit.commands.{name}")
+    keep_memory()
     quiet()  # after Lightning was imported, which sets its own level
     parser: Parser = module.parser()
     try:

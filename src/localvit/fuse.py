@@ -7,14 +7,12 @@ Shape suffixes: B images, N = P + H * W tokens, M = H * W image tokens, D channe
 """
 
 import copy
-from typing import Any
 
 import torch
-from timm.layers import SqueezeExcite
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.utils import fuse_conv_bn_eval
 
+from localvit.channel_attention import gates
 from localvit.kernels import onednn
 from localvit.locality import ACTIVATIONS, ConvNormAct, GridFeedForward, HiddenLocality, LocalityFeedForward, on_grid
 
@@ -85,18 +83,12 @@ class FusedFeedForward(GridFeedForward):
         return onednn.linear(self._attend(hidden_BME), self.project)
 
     def _attend(self, hidden_BME: Tensor) -> Tensor:
-        attention: Any = self.channel_attention
-        if isinstance(attention, nn.Identity):
+        if isinstance(self.channel_attention, nn.Identity):
             return hidden_BME
         # The mean as a matrix product: some times faster than a reduction in half precision.
         ones_1M = hidden_BME.new_ones(1, hidden_BME.shape[1])
         mean_B1E = (ones_1M @ hidden_BME) / hidden_BME.shape[1]
-        if isinstance(attention, SqueezeExcite):
-            squeezed_B1R = F.relu(F.linear(mean_B1E, attention.fc1.weight.flatten(1), attention.fc1.bias))
-            gates_B1E = attention.gate(F.linear(squeezed_B1R, attention.fc2.weight.flatten(1), attention.fc2.bias))
-        else:
-            gates_B1E = attention.gate(attention.conv(mean_B1E))
-        out_BME: Tensor = hidden_BME.mul_(gates_B1E)
+        out_BME: Tensor = hidden_BME.mul_(gates(self.channel_attention, mean_B1E))
         return out_BME
 
 

@@ -16,13 +16,12 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
-from timm.layers import EcaModule, SqueezeExcite, trunc_normal_
 from torch import Tensor, nn
 
+from localvit.channel_attention import ChannelAttention, attend, channel_attention
 from localvit.kernels import norm_act, triton_stage
 
 Activation = Literal["relu6", "hswish", "gelu", "silu"]
-ChannelAttention = Literal["none", "se", "eca", "ecah"]
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu6": nn.ReLU6,
@@ -151,7 +150,7 @@ class LocalityFeedForward(GridFeedForward):
             if config.depthwise
             else nn.Identity()
         )
-        self.channel_attention = _channel_attention(hidden, config)
+        self.channel_attention = channel_attention(config.channel_attention, hidden, config.se_reduction)
         self.project = _conv_norm(hidden, dim, 1)
         self.uses_triton = False
 
@@ -173,7 +172,7 @@ class LocalityFeedForward(GridFeedForward):
         return out_BDHW
 
     def _attend_and_project(self, image_BEHW: Tensor) -> Tensor:
-        z_BDHW: Tensor = self.project.conv(self.channel_attention(image_BEHW))
+        z_BDHW: Tensor = self.project.conv(attend(self.channel_attention, image_BEHW))
         return z_BDHW
 
 
@@ -203,7 +202,7 @@ class HiddenLocality(nn.Module):
         size = config.kernel_size
         self.depthwise = nn.Conv2d(hidden, hidden, size, padding=size // 2, groups=hidden, bias=False)
         nn.init.zeros_(self.depthwise.weight)
-        self.channel_attention = _channel_attention(hidden, config)
+        self.channel_attention = channel_attention(config.channel_attention, hidden, config.se_reduction)
 
     def forward(self, x_BNE: Tensor, grid: tuple[int, int]) -> Tensor:
         """Hidden tokens (B, P + H * W, E) to the same; ValueError where they do not fill a grid of (H, W)."""
@@ -247,37 +246,3 @@ def _conv_norm(
     if activation is not None:
         layers["act"] = activation()
     return ConvNormAct(layers)
-
-
-def _channel_attention(channels: int, config: LocalityConfig) -> nn.Module:
-    if config.channel_attention == "none":
-        return nn.Identity()
-    if config.channel_attention == "se":
-        return _squeeze_excite(channels, config.se_reduction)
-    gate = "sigmoid" if config.channel_attention == "eca" else "hard_sigmoid"
-    # The size is given, because timm's own choice never goes below 3 and the authors' does.
-    return EcaModule(kernel_size=eca_kernel_size(channels), gate_layer=gate)
-
-
-def _squeeze_excite(channels: int, reduction: int) -> SqueezeExcite:
-    width = channels // reduction
-    if width < 1:
-        raise ValueError(
-            f"se_reduction {reduction} of {channels} hidden channels leaves a bottleneck of width 0; "
-            f"it must be at most {channels}"
-        )
-    attention = SqueezeExcite(channels, rd_channels=width, gate_layer="hard_sigmoid")
-    # In place, the activation would change what a checkpoint of the compiler may not see changed.
-    attention.act = nn.ReLU()
-    # timm writes the two linear layers as 1x1 convolutions; they still start as the paper's linear layers do.
-    for layer in (attention.fc1, attention.fc2):
-        trunc_normal_(layer.weight, std=0.02)
-        assert layer.bias is not None
-        nn.init.zeros_(layer.bias)
-    return attention
-
-
-def eca_kernel_size(channels: int) -> int:
-    """Odd width of the 1-D convolution of ECA over ``channels`` channels (arXiv 1910.03151, equation 12)."""
-    size = int(abs(math.log2(channels) + 1) / 2)
-    return size if size % 2 else size + 1

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from localvit import LocalityConfig, LocalityFeedForward
+from localvit.channel_attention import ChannelAttention
 from localvit.kernels import norm_act
-from localvit.locality import Activation, ChannelAttention
+from localvit.locality import Activation
 
 
 @contextmanager
@@ -161,10 +162,16 @@ def test_what_is_no_ordinary_batch_norm_in_training_is_called_as_it_is() -> None
     assert not norm_act.fits(nn.BatchNorm2d(4), nn.GELU(approximate="tanh"))
 
 
+@pytest.mark.parametrize("compiling", [False, True])
 @pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook"])
-@pytest.mark.parametrize("name", ["expand.norm", "expand.act", "depthwise.norm", "depthwise.act"])
-def test_hooks_on_its_modules_are_called(register: str, name: str) -> None:
-    model = LocalityFeedForward(8).train()
+@pytest.mark.parametrize(
+    "name", ["expand.norm", "expand.act", "depthwise.norm", "depthwise.act", "channel_attention.fc1"]
+)
+def test_hooks_on_its_modules_are_called(
+    register: str, name: str, compiling: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = LocalityFeedForward(8, LocalityConfig(channel_attention="se")).train()
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
     seen: list[Any] = []
     getattr(model.get_submodule(name), register)(lambda *arguments: seen.append(arguments))
     model(torch.randn(2, 9, 8), (3, 3))
@@ -185,7 +192,9 @@ def test_derivatives_of_activations_are_autograds(act: nn.Module) -> None:
     torch.testing.assert_close(activation.eager(y.detach().clone()), out.detach())
 
 
-def test_statistics_are_exact_far_from_zero() -> None:
+@pytest.mark.parametrize("compiling", [False, True])
+def test_statistics_are_exact_far_from_zero(compiling: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(norm_act, "_is_compiling", lambda: compiling)
     z_BCHW = 1000 + torch.randn(4, 8, 6, 6)
     norm = nn.BatchNorm2d(8)
     expected = copy.deepcopy(norm).double()

@@ -21,6 +21,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
+from localvit.hooks import is_watched
+from localvit.kernels.settle import settle
+
 Pointwise = Callable[[Tensor], Tensor]
 Statistics = tuple[Tensor, Tensor]
 
@@ -87,19 +90,12 @@ def fits(norm: nn.Module, act: nn.Module) -> bool:
         and norm.momentum is not None
         and type(act) in _ACTIVATIONS
         and getattr(act, "approximate", "none") == "none"
-        and not any(_is_watched(module) for module in (norm, act))
+        and not is_watched(norm, act)
     )
 
 
 def _is_compiling() -> bool:
     return torch.compiler.is_compiling()
-
-
-def _is_watched(module: nn.Module) -> bool:
-    # Hooks can be added by public methods and seen in private dictionaries only.
-    return bool(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    )
 
 
 def batch_statistics(z_BCHW: Tensor, norm: nn.BatchNorm2d) -> Statistics:
@@ -223,15 +219,17 @@ def _backward_formula(
     act: type[nn.Module],
 ) -> tuple[Tensor, Tensor, Tensor]:
     scale_C, shift_C = _scale_and_shift(weight_C, bias_C, mean_C, var_C, eps)
-    z_BMC = _wide(_tokens(z_BCHW))
-    dy_BMC = _wide(_tokens(grad_BCHW)) * _ACTIVATIONS[act].derivative(shift_C + scale_C * z_BMC)
+    z_BMC, grad_BMC = _wide(_tokens(z_BCHW)), _wide(_tokens(grad_BCHW))
+    derivative = _ACTIVATIONS[act].derivative
     count = z_BMC.shape[0] * z_BMC.shape[1]
     invstd_C = torch.rsqrt(var_C + eps)
-    dbias_C = _sum(dy_BMC)
-    dweight_C = (_sum(dy_BMC * z_BMC) - mean_C * dbias_C) * invstd_C
-    slope_C = _settle(dweight_C * invstd_C / count)
-    offset_C = _settle(dbias_C / count - mean_C * slope_C)
-    dz_BMC = scale_C * (dy_BMC - offset_C - z_BMC * slope_C)
+    # The gradient of the norm's output thrice, with the terms in another order each time: the compiler would take it
+    # for one tensor that is used often, and write it in full precision for all to read.
+    dbias_C = _sum(grad_BMC * derivative(shift_C + scale_C * z_BMC))
+    dweight_C = (_sum(grad_BMC * derivative(shift_C + z_BMC * scale_C) * z_BMC) - mean_C * dbias_C) * invstd_C
+    slope_C = settle(dweight_C * invstd_C / count)
+    offset_C = settle(dbias_C / count - mean_C * slope_C)
+    dz_BMC = scale_C * (grad_BMC * derivative(scale_C * z_BMC + shift_C) - offset_C - z_BMC * slope_C)
     return _map_like(dz_BMC, z_BCHW), dweight_C, dbias_C
 
 
@@ -239,12 +237,12 @@ def _scale_and_shift(
     weight_C: Tensor, bias_C: Tensor, mean_C: Tensor, var_C: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
     scale_C = weight_C * torch.rsqrt(var_C + eps)
-    return _settle(scale_C), _settle(bias_C - mean_C * scale_C)
+    return settle(scale_C), settle(bias_C - mean_C * scale_C)
 
 
 def _two_pass(z_BMC: Tensor) -> tuple[Tensor, Tensor]:
     count = z_BMC.shape[0] * z_BMC.shape[1]
-    mean_C = _settle(_sum(_wide(z_BMC)) / count)
+    mean_C = settle(_sum(_wide(z_BMC)) / count)
     centred_BMC = _wide(z_BMC) - mean_C
     return mean_C, _sum(centred_BMC * centred_BMC) / count
 
@@ -268,12 +266,3 @@ def _map_like(x_BMC: Tensor, like_BCHW: Tensor) -> Tensor:
     """Tokens as a map of the size and type of another."""
     x_BHWC: Tensor = x_BMC.to(like_BCHW.dtype).unflatten(1, like_BCHW.shape[2:])
     return x_BHWC.permute(0, 3, 1, 2)
-
-
-@torch.library.custom_op("localvit::settle", mutates_args=())
-def _settle(x_C: Tensor) -> Tensor:
-    """A small vector that is computed once: the compiler would work it out again at every position of the map."""
-    return x_C.clone()
-
-
-_settle.register_fake(torch.empty_like)

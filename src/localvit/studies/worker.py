@@ -8,7 +8,7 @@ import torch
 from filelock import FileLock
 
 from localvit.errors import Interrupted, LocalViTError
-from localvit.machine import share_of_cores
+from localvit.machine import keep_memory, share_of_cores
 from localvit.quiet import quiet
 from localvit.training import RunConfig, run
 
@@ -32,6 +32,7 @@ def train(config: RunConfig, folder: Path, threads: int) -> str | None:
         Interrupted: after SIGTERM or SIGINT, when the state is saved.
     """
     quiet()
+    keep_memory()
     torch.set_num_threads(threads)
     os.environ["LOCAL_WORLD_SIZE"] = str(share_of_cores(threads))  # so loading processes share the cores too
     while True:
