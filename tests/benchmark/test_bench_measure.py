@@ -4,6 +4,7 @@ import dataclasses
 import json
 import statistics
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -220,7 +221,8 @@ def test_the_machines_rate_is_that_of_the_fastest_product_of_matrices() -> None:
     image = torch.randn(1, side, 16, side // 16).to(memory_format=torch.channels_last)
     with SMALL.its_threads():
         seconds = []
-        for product in 20 * [lambda: a_NN @ b_NN, lambda: functional.conv2d(image, weight)]:
+        products: list[Callable[[], Tensor]] = [lambda: a_NN @ b_NN, lambda: functional.conv2d(image, weight)]
+        for product in 20 * products:
             start = time.perf_counter()
             product()
             seconds.append(time.perf_counter() - start)
