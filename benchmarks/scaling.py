@@ -12,6 +12,7 @@ same as a Markdown table and an offline page of charts.
 
 import argparse
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -223,11 +224,24 @@ def lines(axis: str, panels: Mapping[str, Mapping[str, Mapping[int, float]]], co
                 col=column,
             )
         places = sorted({place for values in series.values() for place in values})
-        ticks = {"tickvals": places, "ticktext": [str(place) for place in places]}
-        figure.update_xaxes(type="log", title=axis, **ticks, row=1, col=column)
-        figure.update_yaxes(type="log", title=title, dtick="D2", row=1, col=column)
+        heights = [height for values in series.values() for height in values.values()]
+        figure.update_xaxes(type="log", title=axis, **_ticks(places), row=1, col=column)
+        figure.update_yaxes(type="log", title=title, **_ticks(_round_numbers(heights)), row=1, col=column)
     style(figure, height=420)
     return figure
+
+
+def _ticks(places: Sequence[float]) -> dict[str, Any]:
+    return {"tickvals": list(places), "ticktext": [f"{place:g}" for place in places]}
+
+
+def _round_numbers(values: Sequence[float]) -> list[float]:
+    """1, 2 and 5 of each decade, as far as they lie among the values or beside them."""
+    if not values:
+        return []
+    decades = range(math.floor(math.log10(min(values))), math.ceil(math.log10(max(values))) + 1)
+    numbers = [digit * 10.0**decade for decade in decades for digit in (1, 2, 5)]
+    return [number for number in numbers if min(values) / 2 <= number <= 2 * max(values)]
 
 
 def pieces_section(found: dict[str, Any]) -> Section:
