@@ -30,16 +30,25 @@ def keep_memory() -> None:
     system clears every page again when it is next touched, which on a CPU can take longer than the computation. The
     process stays as large as it was at its peak. Without effect where the C library is not glibc, and on GPU memory.
     """
-    with contextlib.suppress(OSError, AttributeError, TypeError):  # no such function, or no such library
-        library = ctypes.CDLL(None)
-        library.mallopt(_TRIM_THRESHOLD, _NEVER)
-        library.mallopt(_MMAP_MAX, _NONE)
+    _call_c("mallopt", _TRIM_THRESHOLD, _NEVER)
+    _call_c("mallopt", _MMAP_MAX, _NONE)
+
+
+def give_memory_back() -> None:
+    """Give memory that this process has freed back to the system, kept or not; without effect where not glibc."""
+    _call_c("malloc_trim", 0)
 
 
 def describe() -> str:
     """Processor, cores, GPUs and version of PyTorch, in words."""
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return ", ".join([f"{_processor()} ({cores()} cores)", *gpus, f"PyTorch {torch.__version__}"])
+
+
+def _call_c(name: str, *arguments: int) -> None:
+    """Call a function of the C library, where it has it."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # no such function, or no such library
+        getattr(ctypes.CDLL(None), name)(*arguments)
 
 
 def _processor() -> str:

@@ -41,7 +41,7 @@ def chart(benchmark: BenchmarkResult, result: SettingResult) -> go.Figure:
             col=column,
         )
         # On the other side of the whiskers.
-        ends = [_end(measurement) if column == 1 else value or 0 for measurement, value in _zip(measurements, values)]
+        ends = [value or 0 for value in values] if column > 1 else [_end(measurement) for measurement in measurements]
         figure.add_scatter(
             x=ends,
             y=list(range(len(values))),
@@ -64,19 +64,20 @@ def chart(benchmark: BenchmarkResult, result: SettingResult) -> go.Figure:
 def _panels(benchmark: BenchmarkResult, result: SettingResult) -> list[_Panel]:
     baseline = result.baseline
 
+    def times(measurement: Measurement, against: float | None) -> str:
+        return "" if against is None or measurement is baseline else f" (× {against:.2f})"  # noqa: RUF001
+
     def speed(measurement: Measurement) -> str:
         if measurement.images_per_second is None:
             return "failed"
         against = ratio(measurement, baseline)
-        times = "" if against is None or measurement is baseline else f" (× {against.median:.2f})"  # noqa: RUF001
-        return f"{measurement.images_per_second.median:,.4g}{times}"
+        median = None if against is None else against.median
+        return f"{measurement.images_per_second.median:,.4g}{times(measurement, median)}"
 
     def memory(measurement: Measurement) -> str:
         if measurement.memory is None:
             return "not known"
-        against = memory_ratio(measurement, baseline)
-        times = "" if against is None or measurement is baseline else f" (× {against:.2f})"  # noqa: RUF001
-        return f"{measurement.memory / 2**20:,.0f}{times}"
+        return f"{measurement.memory / 2**20:,.0f}{times(measurement, memory_ratio(measurement, baseline))}"
 
     def utilisation(measurement: Measurement) -> str:
         share = benchmark.utilisation(measurement)
@@ -92,10 +93,6 @@ def _panels(benchmark: BenchmarkResult, result: SettingResult) -> list[_Panel]:
             _Panel("model FLOP utilisation, %", lambda one: 100 * (benchmark.utilisation(one) or 0), utilisation)
         )
     return panels
-
-
-def _zip(measurements: Sequence[Measurement], values: Sequence[float | None]) -> list[tuple[Measurement, float | None]]:
-    return list(zip(measurements, values, strict=True))
 
 
 def _end(measurement: Measurement) -> float:

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import plotly.graph_objects as go
 import plotly.offline
 
 from localvit.files import write_text
-from localvit.studies.report import PLOTLY_CONFIG, markdown_text
+from localvit.studies.report import PLOTLY_CONFIG, render
+
+_PACKAGE = "localvit.benchmark"
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def write_page(
         table: path of the Markdown.
     """
     values = {"title": title, "lead": lead, "sections": sections, "record": record}
-    write_text(table, _render("page.md", values))
+    write_text(table, render("page.md", values, package=_PACKAGE))
     charts = [
         section.figure
         and section.figure.to_html(
@@ -57,18 +58,4 @@ def write_page(
         for number, section in enumerate(sections)
     ]
     plotly_js = plotly.offline.get_plotlyjs() if any(charts) else ""
-    write_text(page, _render("page.html", {**values, "charts": charts, "plotly_js": plotly_js}))
-
-
-def _render(template: str, values: dict[str, Any]) -> str:
-    own, studies = jinja2.PackageLoader("localvit.benchmark"), jinja2.PackageLoader("localvit.studies")
-    environment = jinja2.Environment(
-        loader=jinja2.ChoiceLoader([own, studies]),  # the style is that of the studies' reports
-        autoescape=template.endswith(".html"),  # Markdown escapes with its own filter
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["md"] = markdown_text
-    return environment.get_template(template).render(values)
+    write_text(page, render("page.html", {**values, "charts": charts, "plotly_js": plotly_js}, package=_PACKAGE))

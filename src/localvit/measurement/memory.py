@@ -9,14 +9,14 @@ to the system before both readings. The allocator is otherwise left as it is: wh
 during the steps counts, as it does in use.
 """
 
-import contextlib
-import ctypes
 import gc
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+
+from localvit.machine import give_memory_back
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"
@@ -72,8 +72,7 @@ def _peak_of_gpu(prepare: Callable[[], Callable[[], object]], warmup: int, steps
 
 def _trim() -> None:
     gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # glibc alone has it
-        ctypes.CDLL(None).malloc_trim(0)
+    give_memory_back()
 
 
 def _reset_peak() -> bool:

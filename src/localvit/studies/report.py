@@ -52,8 +52,11 @@ def write_report(summaries: Sequence[StudySummary], folder: Path) -> Path:
     write_text(folder / "results.csv", frame(summaries).to_csv(index=False))
     write_text(folder / "results.tex", latex(summaries))
     sections = [_section(summary, prefix) for summary, prefix in zip(summaries, _prefixes(summaries), strict=True)]
-    write_text(folder / "report.md", _render("report.md", sections))
-    write_text(folder / "report.html", _render("report.html", sections, plotly_js=plotly.offline.get_plotlyjs()))
+    write_text(folder / "report.md", render("report.md", {"sections": sections}))
+    write_text(
+        folder / "report.html",
+        render("report.html", {"sections": sections, "plotly_js": plotly.offline.get_plotlyjs()}),
+    )
     return folder / "report.html"
 
 
@@ -62,9 +65,11 @@ def markdown_text(text: str) -> str:
     return re.sub(r"([\\`*_\[\]<>|~&$])", r"\\\1", text)
 
 
-def _render(template: str, sections: list[dict[str, Any]], **values: str) -> str:
+def render(template: str, values: dict[str, Any], *, package: str = "localvit.studies") -> str:
+    """A template of ``package`` with these values; it can build on those of the studies, and so look like them."""
+    loaders = [jinja2.PackageLoader(name) for name in dict.fromkeys((package, "localvit.studies"))]
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("localvit.studies"),
+        loader=jinja2.ChoiceLoader(loaders),
         autoescape=template.endswith(".html"),  # Markdown escapes with its own filter
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -72,7 +77,7 @@ def _render(template: str, sections: list[dict[str, Any]], **values: str) -> str
         keep_trailing_newline=True,
     )
     environment.filters.update(md=markdown_text, signed=signed)
-    return environment.get_template(template).render(sections=sections, **values)
+    return environment.get_template(template).render(values)
 
 
 def _prefixes(summaries: Sequence[StudySummary]) -> list[str]:
