@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from localvit.hooks import is_watched
 from localvit.kernels.settle import settle
+from localvit.kernels.sums import over_positions
 
 ChannelAttention = Literal["none", "se", "eca", "ecah"]
 
@@ -64,11 +65,41 @@ def attend(attention: nn.Module, image_BCHW: Tensor) -> Tensor:
         return attended_BCHW
     image_BMC = image_BCHW.permute(0, 2, 3, 1).flatten(1, 2)
     dtype = torch.promote_types(image_BCHW.dtype, torch.float32)
-    sum_B1C = settle(image_BMC.sum(1, keepdim=True, dtype=dtype))
+    sum_B1C: Tensor = _Sum.apply(image_BMC.to(dtype))
     mean_B1C = (sum_B1C * (1 / image_BMC.shape[1])).to(image_BCHW.dtype)
-    attended_BMC = image_BMC * settle(gates(attention, mean_B1C))
+    attended_BMC: Tensor = _Scale.apply(image_BMC, settle(gates(attention, mean_B1C)))
     attended_BHWC: Tensor = attended_BMC.unflatten(1, image_BCHW.shape[2:])
     return attended_BHWC.permute(0, 3, 1, 2)
+
+
+class _Sum(torch.autograd.Function):
+    """Sum over positions; the gradient is the same at each of them, and is written once."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BMC: Tensor) -> Tensor:
+        ctx.shape = x_BMC.shape
+        return over_positions(x_BMC)
+
+    @staticmethod
+    def backward(ctx: Any, grad_B1C: Tensor) -> Tensor:
+        grad_BMC: Tensor = settle(grad_B1C).expand(ctx.shape)
+        return grad_BMC
+
+
+class _Scale(torch.autograd.Function):
+    """Channels times their gates, with a sum over positions of our own in the gates' gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BMC: Tensor, gates_B1C: Tensor) -> Tensor:
+        ctx.save_for_backward(x_BMC, gates_B1C)
+        return x_BMC * gates_B1C
+
+    @staticmethod
+    def backward(ctx: Any, grad_BMC: Tensor) -> tuple[Tensor, Tensor]:
+        x_BMC, gates_B1C = ctx.saved_tensors
+        dtype = torch.promote_types(grad_BMC.dtype, torch.float32)
+        dgates_B1C = over_positions(grad_BMC.to(dtype) * x_BMC.to(dtype))
+        return grad_BMC * gates_B1C, dgates_B1C.to(gates_B1C.dtype)
 
 
 def _squeeze_excite(channels: int, reduction: int) -> SqueezeExcite:

@@ -25,7 +25,9 @@ def fuse(model: nn.Module) -> nn.Module:
 
     Returns:
         The copy, in evaluation mode and without gradients: for training keep the original. It takes and gives what the
-        original does, can be compiled and exported, and has keys of its own in its state dict.
+        original does, can be compiled and exported, and has keys of its own in its state dict. On CPUs a second form of
+        its weights is kept, made anew where they change; only changes of their ``data`` in place are not noticed, as
+        autograd would not notice them.
     """
     fused = copy.deepcopy(model).eval().requires_grad_(False)
     for name, module in list(fused.named_modules()):
@@ -77,9 +79,10 @@ class FusedFeedForward(GridFeedForward):
         return _image(out_BMD, grid)
 
     def _in_few_passes(self, image_BMD: Tensor, grid: tuple[int, int]) -> Tensor:
-        hidden_BME = onednn.linear(image_BMD, self.expand, self.config.activation)
         if isinstance(self.depthwise, nn.Conv2d):
-            hidden_BME = _tokens(onednn.depthwise(_image(hidden_BME, grid), self.depthwise, self.config.activation))
+            hidden_BME = onednn.expand_and_mix(image_BMD, self.expand, self.depthwise, self.config.activation, grid)
+        else:
+            hidden_BME = onednn.linear(image_BMD, self.expand, self.config.activation)
         return onednn.linear(self._attend(hidden_BME), self.project)
 
     def _attend(self, hidden_BME: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from localvit.channel_attention import ChannelAttention, attend, channel_attention
 from localvit.kernels import norm_act, triton_stage
+from localvit.kernels.convolve import convolve
 
 Activation = Literal["relu6", "hswish", "gelu", "silu"]
 
@@ -161,19 +163,19 @@ class LocalityFeedForward(GridFeedForward):
             out_BDHW = self.project(self.channel_attention(self.depthwise(self.expand(image_BDHW))))
             return out_BDHW
         # The same steps, cut where a hidden map is stored: after a convolution, before its norm.
-        z_BEHW, statistics = self.expand.conv(image_BDHW), None
+        z_BEHW, statistics = convolve(self.expand.conv, image_BDHW), None
         if isinstance(self.depthwise, ConvNormAct):
             if self.uses_triton:
                 z_BEHW, statistics = triton_stage.run(z_BEHW, self.expand, self.depthwise, self.config.activation)
             else:
-                z_BEHW = norm_act.then(self.depthwise.conv, z_BEHW, self.expand.norm, self.expand.act)
+                mix = partial(convolve, self.depthwise.conv)
+                z_BEHW = norm_act.then(mix, z_BEHW, self.expand.norm, self.expand.act)
         z_BDHW = norm_act.then(self._attend_and_project, z_BEHW, stages[-1].norm, stages[-1].act, statistics)
         out_BDHW = self.project.norm(z_BDHW)
         return out_BDHW
 
     def _attend_and_project(self, image_BEHW: Tensor) -> Tensor:
-        z_BDHW: Tensor = self.project.conv(attend(self.channel_attention, image_BEHW))
-        return z_BDHW
+        return convolve(self.project.conv, attend(self.channel_attention, image_BEHW))
 
 
 class ConvNormAct(nn.Sequential):

@@ -23,6 +23,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 
 from localvit.hooks import is_watched
 from localvit.kernels.settle import settle
+from localvit.kernels.sums import over_images_and_positions
 
 Pointwise = Callable[[Tensor], Tensor]
 Statistics = tuple[Tensor, Tensor]
@@ -148,15 +149,16 @@ def then(
         return following(a_BCHW)
 
     # Eager execution stops before it would do the last operation again. The compiler has to be told.
-    contexts = partial(create_selective_checkpoint_contexts, _store_convolutions)
+    contexts = partial(create_selective_checkpoint_contexts, _store_products)
     told: dict[str, Any] = {"context_fn": contexts} if _is_compiling() else {}
     out_BCHW: Tensor = checkpoint(run, z_BCHW, use_reentrant=False, preserve_rng_state=False, **told)
     return out_BCHW
 
 
-def _store_convolutions(ctx: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-    convolves = operation in (torch.ops.aten.convolution.default, torch.ops.aten.addmm.default)
-    return CheckpointPolicy.MUST_SAVE if convolves else CheckpointPolicy.PREFER_RECOMPUTE
+def _store_products(ctx: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    aten = torch.ops.aten
+    products = (aten.convolution.default, aten.addmm.default, torch.ops.localvit.convolve.default)
+    return CheckpointPolicy.MUST_SAVE if operation in products else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 class _NormAct(torch.autograd.Function):
@@ -225,8 +227,9 @@ def _backward_formula(
     invstd_C = torch.rsqrt(var_C + eps)
     # The gradient of the norm's output thrice, with the terms in another order each time: the compiler would take it
     # for one tensor that is used often, and write it in full precision for all to read.
-    dbias_C = _sum(grad_BMC * derivative(shift_C + scale_C * z_BMC))
-    dweight_C = (_sum(grad_BMC * derivative(shift_C + z_BMC * scale_C) * z_BMC) - mean_C * dbias_C) * invstd_C
+    dbias_C = over_images_and_positions(grad_BMC * derivative(shift_C + scale_C * z_BMC))
+    product_C = over_images_and_positions(grad_BMC * derivative(shift_C + z_BMC * scale_C) * z_BMC)
+    dweight_C = (product_C - mean_C * dbias_C) * invstd_C
     slope_C = settle(dweight_C * invstd_C / count)
     offset_C = settle(dbias_C / count - mean_C * slope_C)
     dz_BMC = scale_C * (grad_BMC * derivative(scale_C * z_BMC + shift_C) - offset_C - z_BMC * slope_C)
@@ -240,16 +243,11 @@ def _scale_and_shift(
     return settle(scale_C), settle(bias_C - mean_C * scale_C)
 
 
-def _two_pass(z_BMC: Tensor) -> tuple[Tensor, Tensor]:
+def _two_pass(z_BMC: Tensor) -> Statistics:
     count = z_BMC.shape[0] * z_BMC.shape[1]
-    mean_C = settle(_sum(_wide(z_BMC)) / count)
+    mean_C = settle(over_images_and_positions(_wide(z_BMC)) / count)
     centred_BMC = _wide(z_BMC) - mean_C
-    return mean_C, _sum(centred_BMC * centred_BMC) / count
-
-
-def _sum(x_BMC: Tensor) -> Tensor:
-    """Sum (C,) image by image, which stays in the cache."""
-    return x_BMC.sum(1).sum(0)
+    return mean_C, over_images_and_positions(centred_BMC * centred_BMC) / count
 
 
 def _tokens(x_BCHW: Tensor) -> Tensor:

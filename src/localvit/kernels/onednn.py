@@ -7,10 +7,12 @@ public ones run.
 Shape suffixes: B images, M = H * W tokens, C channels, E of them hidden, H x W the grid.
 """
 
+from collections.abc import Callable, MutableMapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
 
 # Of the hidden map at a time. Larger ones leave the cache, and the C library returns their memory to the system after
 # each layer, only to have it mapped and cleared again by the next.
@@ -34,6 +36,8 @@ _POST_OPS = {
     "silu": _PostOp("swish"),
 }
 _OPERATIONS = torch.ops.mkldnn
+# Weights as they were when they were packed, and what came of it.
+_PACKED: MutableMapping[Tensor, tuple[tuple[int, int], Tensor]] = WeakIdKeyDictionary()
 _DTYPES: set[torch.dtype] = set()
 if torch.backends.mkldnn.is_available() and hasattr(_OPERATIONS, "_linear_pointwise"):
     _DTYPES.add(torch.float32)
@@ -70,42 +74,77 @@ def linear(x_BMC: Tensor, layer: nn.Linear, activation: str | None = None) -> Te
     return out_BMC
 
 
-def depthwise(x_BEHW: Tensor, layer: nn.Conv2d, activation: str) -> Tensor:
-    """``activation(layer(x))`` of a channels-last map (B, E, H, W) in one pass; the convolution keeps the grid."""
-    function = torch.ops.localvit.depthwise if torch.compiler.is_compiling() else _depthwise
-    out_BEHW: Tensor = function(x_BEHW, layer.weight, layer.bias, activation)
-    return out_BEHW
+def expand_and_mix(
+    x_BMD: Tensor, expand: nn.Linear, depthwise: nn.Conv2d, activation: str, grid: tuple[int, int]
+) -> Tensor:
+    """``activation(depthwise(activation(expand(x))))`` (B, M, E) in two passes; the convolution keeps the grid."""
+    function = torch.ops.localvit.expand_and_mix if torch.compiler.is_compiling() else _expand_and_mix
+    out_BME: Tensor = function(
+        x_BMD, expand.weight, expand.bias, depthwise.weight, depthwise.bias, activation, grid[0], grid[1]
+    )
+    return out_BME
 
 
 def _linear(x_BMC: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
     post = _POST_OPS[activation]
-    out_BMC: Tensor = _OPERATIONS._linear_pointwise(x_BMC, weight, bias, post.name, list(post.numbers), post.algorithm)
+    packed = _packed(weight, lambda: _OPERATIONS._reorder_linear_weight(weight, x_BMC.shape[:-1].numel()))
+    out_BMC: Tensor = _OPERATIONS._linear_pointwise(x_BMC, packed, bias, post.name, list(post.numbers), post.algorithm)
     return out_BMC
 
 
-def _depthwise(x_BEHW: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> Tensor:
+def _expand_and_mix(
+    x_BMD: Tensor,
+    weight_ED: Tensor,
+    bias_E: Tensor | None,
+    kernel_E1KK: Tensor,
+    kernel_bias_E: Tensor | None,
+    activation: str,
+    height: int,
+    width: int,
+) -> Tensor:
+    hidden_BME = _linear(x_BMD, weight_ED, bias_E, activation)
+    images, positions, hidden = hidden_BME.shape
+    hidden_BEHW = hidden_BME.view(images, height, width, hidden).permute(0, 3, 1, 2)
+    kept = ([kernel_E1KK.shape[-1] // 2] * 2, [1, 1], [1, 1], len(kernel_E1KK))
+    pack = _OPERATIONS._reorder_convolution_weight
+    packed = _packed(kernel_E1KK, lambda: pack(kernel_E1KK, *kept, hidden_BEHW.shape))
     post = _POST_OPS[activation]
-    padding = [side // 2 for side in weight.shape[2:]]
     out_BEHW: Tensor = _OPERATIONS._convolution_pointwise(
-        *(x_BEHW, weight, bias, padding, [1, 1], [1, 1], len(weight), post.name, list(post.numbers), post.algorithm)
+        hidden_BEHW, packed, kernel_bias_E, *kept, post.name, list(post.numbers), post.algorithm
     )
-    return out_BEHW
+    return out_BEHW.permute(0, 2, 3, 1).view(images, positions, hidden)
+
+
+def _packed(weight: Tensor, pack: Callable[[], Tensor]) -> Tensor:
+    """A weight in oneDNN's own layout, into which each call would bring it; kept until the weight changes."""
+    if weight.is_inference():  # nothing tells whether it has changed
+        return weight
+    state = (weight._version, weight.data_ptr())
+    kept = _PACKED.get(weight)
+    if kept is None or kept[0] != state:
+        kept = _PACKED[weight] = (state, pack())
+    return kept[1]
 
 
 def _like_linear(x_BMC: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
     return x_BMC.new_empty(*x_BMC.shape[:-1], len(weight))
 
 
-def _like_map(x_BEHW: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> Tensor:
-    return torch.empty_like(x_BEHW, memory_format=torch.channels_last)
+def _like_mixed(x_BMD: Tensor, weight_ED: Tensor, *_: object) -> Tensor:
+    return x_BMD.new_empty(*x_BMD.shape[:-1], len(weight_ED))
 
 
 # Under names of their own for the compiler, which calls them as they are. Of oneDNN's it believes that their weights
 # never change, and it chooses layouts for them.
-for _name, _operation, _like, _type in (
-    ("linear", _linear, _like_linear, "str?"),
-    ("depthwise", _depthwise, _like_map, "str"),
+for _name, _operation, _like, _arguments in (
+    ("linear", _linear, _like_linear, "Tensor weight, Tensor? bias, str? activation"),
+    (
+        "expand_and_mix",
+        _expand_and_mix,
+        _like_mixed,
+        "Tensor weight, Tensor? bias, Tensor kernel, Tensor? kernel_bias, str activation, int height, int width",
+    ),
 ):
-    torch.library.define(f"localvit::{_name}", f"(Tensor x, Tensor weight, Tensor? bias, {_type} activation) -> Tensor")
+    torch.library.define(f"localvit::{_name}", f"(Tensor x, {_arguments}) -> Tensor")
     torch.library.impl(f"localvit::{_name}", "CPU", _operation)
     torch.library.register_fake(f"localvit::{_name}", _like)
