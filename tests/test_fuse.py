@@ -1,6 +1,7 @@
 """A fused copy gives what the model gives: all models of the paper, localized ones of timm, exported and compiled."""
 
 import copy
+from functools import partial
 from itertools import product
 from typing import Any, get_args
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 import localvit
 from localvit import LocalityConfig, LocalityFeedForward
-from localvit.channel_attention import ChannelAttention
+from localvit.channel_attention import ChannelAttention, channel_attention, gates
 from localvit.fuse import FusedFeedForward, FusedHiddenLocality
 from localvit.locality import Activation
 
@@ -173,3 +174,15 @@ def test_under_autocast_it_runs_the_public_operations() -> None:
         torch.testing.assert_close(
             localvit.fuse(model)(x_BND, (4, 4)).float(), model(x_BND, (4, 4)).float(), rtol=0.1, atol=0.1
         )
+
+
+@pytest.mark.parametrize("channels", [32, 4])  # a matrix product, and few enough for a loop
+def test_compiled_gates_are_those_of_the_module(channels: int) -> None:
+    attention = channel_attention("se", 64, 64 // channels)
+    mean_BC11 = torch.randn(3, 64, 1, 1)
+    torch.compiler.reset()
+    with torch.no_grad():
+        compiled = torch.compile(partial(gates, attention), fullgraph=True)
+        gates_B1C = compiled(mean_BC11.flatten(1)[:, None])
+        expected_BC11 = attention(mean_BC11) / mean_BC11
+    torch.testing.assert_close(gates_B1C[:, 0, :, None, None], expected_BC11, rtol=1e-4, atol=1e-5)

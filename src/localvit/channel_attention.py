@@ -18,6 +18,9 @@ from localvit.hooks import is_watched
 from localvit.kernels.settle import settle
 from localvit.kernels.sums import over_positions
 
+# Channels of a bottleneck that is not worth a call of a matrix product.
+_NARROW = 8
+
 ChannelAttention = Literal["none", "se", "eca", "ecah"]
 
 
@@ -50,8 +53,7 @@ def eca_kernel_size(channels: int) -> int:
 def gates(attention: Any, mean_B1C: Tensor) -> Tensor:
     """What an attention multiplies the channels with (B, 1, C), of their means (B, 1, C)."""
     if isinstance(attention, SqueezeExcite):
-        squeezed_B1R = F.relu(F.linear(mean_B1C, attention.fc1.weight.flatten(1), attention.fc1.bias))
-        mean_B1C = F.linear(squeezed_B1R, attention.fc2.weight.flatten(1), attention.fc2.bias)
+        mean_B1C = _dense(F.relu(_dense(mean_B1C, attention.fc1)), attention.fc2)
     else:
         mean_B1C = attention.conv(mean_B1C)
     gates_B1C: Tensor = attention.gate(mean_B1C)
@@ -70,6 +72,15 @@ def attend(attention: nn.Module, image_BCHW: Tensor) -> Tensor:
     attended_BMC: Tensor = _Scale.apply(image_BMC, settle(gates(attention, mean_B1C)))
     attended_BHWC: Tensor = attended_BMC.unflatten(1, image_BCHW.shape[2:])
     return attended_BHWC.permute(0, 3, 1, 2)
+
+
+def _dense(x_B1C: Tensor, layer: nn.Conv2d) -> Tensor:
+    weight_RC = layer.weight.flatten(1)
+    if min(weight_RC.shape) > _NARROW or not torch.compiler.is_compiling() or torch.is_grad_enabled():
+        return F.linear(x_B1C, weight_RC, layer.bias)
+    # A call takes longer than so few products, of which the compiler makes a loop.
+    assert layer.bias is not None
+    return (x_B1C[:, :, None] * weight_RC).sum(-1) + layer.bias
 
 
 class _Sum(torch.autograd.Function):
