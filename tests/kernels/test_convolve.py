@@ -47,14 +47,17 @@ def test_the_operations_keep_what_they_promise_to_the_compiler(size: int) -> Non
     torch.library.opcheck(backward, (x_BCHW.detach(), x_BCHW.detach(), conv.weight.detach()))
 
 
-def test_under_autocast_it_is_in_half_precision_and_its_gradients_are_not() -> None:
-    conv = _convolution(6, 24, 1)
-    x_BCHW = torch.randn(2, 5, 7, 6).permute(0, 3, 1, 2)
+@pytest.mark.parametrize(
+    ("given", "computed"), [(torch.float32, torch.bfloat16), (torch.bfloat16, torch.bfloat16), (torch.float64,) * 2]
+)
+def test_under_autocast_it_is_as_precise_as_the_convolution(given: torch.dtype, computed: torch.dtype) -> None:
+    conv = _convolution(6, 24, 1).to(given)
+    x_BCHW = torch.randn(2, 5, 7, 6, dtype=given).permute(0, 3, 1, 2)
     torch.compiler.reset()
     with torch.autocast("cpu", torch.bfloat16):
         expected = _step(conv, conv, x_BCHW)
         got = _step(torch.compile(partial(convolve, conv), fullgraph=True), conv, x_BCHW)
-    assert [tensor.dtype for tensor in got] == [torch.bfloat16, torch.float32, torch.float32]
+    assert [tensor.dtype for tensor in got] == [tensor.dtype for tensor in expected] == [computed, given, given]
     for ours, theirs in zip(got, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=2e-2, atol=2e-2)
 

@@ -20,7 +20,8 @@ def convolve(conv: nn.Conv2d, x_BCHW: Tensor) -> Tensor:
     """``conv(x)`` (B, E, H, W) of a convolution without bias that keeps the grid, by itself or depth-wise."""
     out_BEHW: Tensor
     if torch.compiler.is_compiling() and x_BCHW.device.type == "cpu" and not is_watched(conv):
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x_BCHW.dtype
+        casts = torch.is_autocast_enabled("cpu") and x_BCHW.dtype != torch.float64  # which autocast leaves alone
+        dtype = torch.get_autocast_dtype("cpu") if casts else x_BCHW.dtype
         out_BEHW = _convolve(x_BCHW.to(dtype), conv.weight.to(dtype))
     else:
         out_BEHW = conv(x_BCHW)
@@ -50,7 +51,7 @@ def _convolve_backward(grad_BEHW: Tensor, x_BCHW: Tensor, weight_EGKK: Tensor) -
     )
     if not pointwise:
         # What a position gave to its neighbours comes back with the kernel turned around, a channel being a group of
-        # its own. oneDNN's gradient of the input takes twice as long.
+        # its own. oneDNN's gradient of the input takes longer.
         dx_BCHW = F.conv2d(grad_BEHW, weight_EGKK.flip(2, 3), **kept)
     return dx_BCHW.contiguous(memory_format=torch.channels_last), dweight_EGKK.contiguous()
 

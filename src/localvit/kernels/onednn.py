@@ -126,22 +126,17 @@ def _packed(weight: Tensor, pack: Callable[[], Tensor]) -> Tensor:
     return kept[1]
 
 
-def _like_linear(x_BMC: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
-    return x_BMC.new_empty(*x_BMC.shape[:-1], len(weight))
-
-
-def _like_mixed(x_BMD: Tensor, weight_ED: Tensor, *_: object) -> Tensor:
-    return x_BMD.new_empty(*x_BMD.shape[:-1], len(weight_ED))
+def _like(x_BMC: Tensor, weight_EC: Tensor, *_: object) -> Tensor:
+    return x_BMC.new_empty(*x_BMC.shape[:-1], len(weight_EC))
 
 
 # Under names of their own for the compiler, which calls them as they are. Of oneDNN's it believes that their weights
 # never change, and it chooses layouts for them.
-for _name, _operation, _like, _arguments in (
-    ("linear", _linear, _like_linear, "Tensor weight, Tensor? bias, str? activation"),
+for _name, _operation, _arguments in (
+    ("linear", _linear, "Tensor weight, Tensor? bias, str? activation"),
     (
         "expand_and_mix",
         _expand_and_mix,
-        _like_mixed,
         "Tensor weight, Tensor? bias, Tensor kernel, Tensor? kernel_bias, str activation, int height, int width",
     ),
 ):
