@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from localvit.data import InputConfig
-from localvit.files import write_text
-from localvit.machine import describe
 from localvit.studies.costs import measure
+from localvit.system.files import write_text
+from localvit.system.machine import describe
 from localvit.training import HardwareConfig, ModelConfig, RunConfig, TrainingConfig
 
 RESULTS = Path(__file__).parent / "results" / "attention.json"

@@ -23,11 +23,11 @@ from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile
 
 from localvit.benchmark import Contestant, Section, Setting, Stepper, provenance, write_page
-from localvit.files import write_text
-from localvit.machine import keep_memory
-from localvit.quiet import quiet
 from localvit.studies.chart_style import COLOURS, GREY, height_of_rows, label, rows_axis, style
-from localvit.terminal import ERRORS
+from localvit.system.files import write_text
+from localvit.system.machine import keep_memory
+from localvit.system.quiet import quiet
+from localvit.system.terminal import ERRORS
 
 NAME = "breakdown"
 RESULTS = Path(__file__).parent / "results"
@@ -75,7 +75,7 @@ class Profiled:
     @contextlib.contextmanager
     def its_path(self) -> Iterator[None]:
         """Inside, locality runs as it is, or as the plain sequence of modules."""
-        never = mock.patch("localvit.kernels.norm_act.fits", return_value=False)
+        never = mock.patch("localvit.locality.kernels.norm_act.fits", return_value=False)
         with never if self.modules else contextlib.nullcontext():
             yield
 

@@ -21,9 +21,9 @@ from rich.table import Table
 from localvit import LocalityConfig
 from localvit.data import NO_AUGMENTATION, DataConfig, InputConfig
 from localvit.data.sources import open_parts
-from localvit.files import write_text
-from localvit.quiet import quiet
 from localvit.studies.statistics import Interval, interval
+from localvit.system.files import write_text
+from localvit.system.quiet import quiet
 from localvit.training import HardwareConfig, LoggingConfig, ModelConfig, RunConfig, TrainingConfig, run
 
 RESULTS = Path(__file__).with_suffix(".json")

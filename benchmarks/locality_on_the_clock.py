@@ -44,12 +44,12 @@ from localvit.benchmark import (
     sections,
     write_page,
 )
-from localvit.files import write_text
-from localvit.machine import keep_memory
 from localvit.models.catalog import PUBLISHED
-from localvit.quiet import quiet
 from localvit.studies.chart_style import BLUE, GREY, VERMILION, height_of_rows, label, rows_axis, style
-from localvit.terminal import ERRORS
+from localvit.system.files import write_text
+from localvit.system.machine import keep_memory
+from localvit.system.quiet import quiet
+from localvit.system.terminal import ERRORS
 
 NAME = "locality_on_the_clock"
 RESULTS = Path(__file__).parent / "results"

@@ -38,15 +38,15 @@ from localvit.benchmark import (
     write_page,
 )
 from localvit.benchmark.measure import ROUNDS, SECONDS_A_TURN, in_words
+from localvit.benchmark.measurement import Timed, take_turns
 from localvit.benchmark.tables import FAILED, UNKNOWN, problems
-from localvit.files import write_text
-from localvit.fuse import fuse
-from localvit.locality import LocalityFeedForward
-from localvit.machine import keep_memory
-from localvit.measurement import Timed, take_turns
-from localvit.quiet import quiet
+from localvit.locality.feed_forward import LocalityFeedForward
+from localvit.locality.kernels.fuse import fuse
 from localvit.studies.chart_style import BLUE, COLOURS, GREY, style
-from localvit.terminal import ERRORS
+from localvit.system.files import write_text
+from localvit.system.machine import keep_memory
+from localvit.system.quiet import quiet
+from localvit.system.terminal import ERRORS
 
 NAME = "scaling"
 RESULTS = Path(__file__).parent / "results"

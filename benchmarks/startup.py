@@ -24,7 +24,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from localvit.files import write_text
+from localvit.system.files import write_text
 
 CLASSES = 1000
 MODEL = ["--model.name", "deit_tiny_patch16_224", "--model.arguments", '{"embed_dim": 24, "depth": 1, "num_heads": 2}']

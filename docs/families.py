@@ -17,8 +17,8 @@ from rich.progress import track
 from torch import nn
 
 from localvit import LocalityConfig, localize
-from localvit.locality import HiddenLocality
-from localvit.localize import localizations
+from localvit.locality.feed_forward import HiddenLocality
+from localvit.locality.localize import localizations
 
 PAGE = Path(__file__).with_name("families.md")
 # A model, and the feature of its token layout that it stands for.

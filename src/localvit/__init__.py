@@ -4,14 +4,15 @@ Importing the package registers its models with timm: ``timm.create_model("local
 """
 
 from localvit import models
-from localvit.checkpoints import load_checkpoint, save_checkpoint
-from localvit.fuse import fuse
-from localvit.kernels.triton_stage import use_triton
-from localvit.layouts import TokenLayout, register_layout
-from localvit.locality import LocalityConfig, LocalityFeedForward
-from localvit.localize import localize
-from localvit.machine import keep_memory
-from localvit.model_file import ModelDescription, load_model, save_model
+from localvit.locality.config import LocalityConfig
+from localvit.locality.feed_forward import LocalityFeedForward
+from localvit.locality.kernels.fuse import fuse
+from localvit.locality.kernels.triton_stage import use_triton
+from localvit.locality.layouts import TokenLayout, register_layout
+from localvit.locality.localize import localize
+from localvit.system.machine import keep_memory
+from localvit.weights.checkpoints import load_checkpoint, save_checkpoint
+from localvit.weights.model_file import ModelDescription, load_model, save_model
 
 __all__ = [
     "LocalityConfig",

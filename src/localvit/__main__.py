@@ -2,7 +2,7 @@
 
 import sys
 
-from localvit.cli import main
+from localvit.commands.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

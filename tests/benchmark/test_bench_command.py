@@ -17,7 +17,7 @@ from localvit.benchmark import (
     provenance,
     write_report,
 )
-from localvit.cli import main
+from localvit.commands.cli import main
 
 QUICK = ["--image-size", "32", "--batch-size", "2", "--rounds", "2", "--threads", "1", "--device", "cpu"]
 

@@ -27,9 +27,9 @@ from localvit.benchmark import (
     ratio,
     run,
 )
-from localvit.errors import LocalViTError
-from localvit.fuse import fuse
-from localvit.locality import LocalityFeedForward
+from localvit.locality.feed_forward import LocalityFeedForward
+from localvit.locality.kernels.fuse import fuse
+from localvit.system.errors import LocalViTError
 
 SMALL = Setting(batch_size=1, image_size=32, threads=1, device="cpu")
 HOW: dict[str, Any] = {"rounds": 3, "seconds_a_turn": 0.005}

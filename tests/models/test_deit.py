@@ -8,7 +8,7 @@ import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, resolve_model_data_config
 
 import localvit
-from localvit.costs import count_macs, count_parameters
+from localvit.models.costs import count_macs, count_parameters
 
 MODELS = timm.list_models("localvit_tiny*") + timm.list_models("localvit_small*")
 # What the table of the paper's ablations lists for its body: DeiT-T with 4 heads.

@@ -11,11 +11,11 @@ import small_runs
 import torch
 from safetensors.torch import load_file
 
-from localvit.errors import Interrupted, LocalViTError
 from localvit.studies.config import Resources, StudyRun
 from localvit.studies.ray_cluster import RayBackend
 from localvit.studies.record import Outcome
 from localvit.studies.runner import train_runs
+from localvit.system.errors import Interrupted, LocalViTError
 from localvit.training import read_result, run
 from localvit.training.overrides import run_config
 

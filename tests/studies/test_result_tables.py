@@ -13,7 +13,7 @@ from made_up_study import ACCURACIES, COSTS, ODD, PAIRS, PAIRS_ACCURACIES, STUDY
 from torch import nn
 
 from localvit import LocalityConfig
-from localvit.localize import localize
+from localvit.locality.localize import localize
 from localvit.studies.own_chart import depthwise_layers
 from localvit.studies.record import Costs
 from localvit.studies.report import write_report

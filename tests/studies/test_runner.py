@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from small_runs import RECIPE
 
-from localvit.errors import Interrupted
-from localvit.machine import cores
 from localvit.studies.config import StudyRun
 from localvit.studies.local import LocalBackend
 from localvit.studies.record import ERROR, Outcome
 from localvit.studies.runner import parse_shard, shard, train_runs
+from localvit.system.errors import Interrupted
+from localvit.system.machine import cores
 from localvit.training import read_result, run
 from localvit.training.overrides import run_config, with_overrides
 
@@ -241,7 +241,10 @@ def test_a_stopped_study_leaves_no_processes_and_goes_on_to_the_same_results(
     (os.killpg if to_all else os.kill)(process.pid, number)
     _, errors = process.communicate(timeout=60)
     if number != signal.SIGKILL:
-        raised = {signal.SIGINT: "KeyboardInterrupt", signal.SIGTERM: "localvit.errors.Interrupted: Stopped by SIGTERM"}
+        raised = {
+            signal.SIGINT: "KeyboardInterrupt",
+            signal.SIGTERM: "localvit.system.errors.Interrupted: Stopped by SIGTERM",
+        }
         assert errors.splitlines()[-1] == raised[number]
         assert errors.count("Traceback") == 1, errors  # the study's own, and no process's
     _wait_until(lambda: not _alive(process.pid), 30)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from localvit.cli import main
+from localvit.commands.cli import main
 
 STUDY = """\
 name: small

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from localvit.localize import localizations
+from localvit.locality.localize import localizations
 from localvit.models.catalog import PUBLISHED
 from localvit.studies.compose import compose, known_scales, read_yaml
 from localvit.studies.config import Claim, StudyConfig
@@ -15,7 +15,7 @@ from localvit.training import RunConfig
 from localvit.training.initial_model import build_model
 from localvit.training.overrides import run_config, with_overrides
 
-STUDIES = sorted((Path(__file__).parents[2] / "studies").glob("*.yaml"))
+STUDIES = sorted((Path(__file__).parents[2] / "src/localvit/studies/questions").glob("*.yaml"))
 FILE = """\
 name: kernel
 question: Does a larger kernel help?
@@ -140,7 +140,7 @@ def test_runs_that_start_from_another_depend_on_all_of_it(tmp_path: Path) -> Non
 def test_every_study_builds_every_variant_at_every_scale(path: Path, scale: str) -> None:
     study = study_at(read_yaml(path), scale)
     assert study.name == path.stem
-    assert f"localvit study studies/{path.name}" in path.read_text()
+    assert f"localvit study {path.stem}" in path.read_text()
     for name, config in study.configs.items():
         model = build_model(with_overrides(config, {"model.pretrained": False}).model, config.input, num_classes=10)
         baseline = study.baseline_of(name)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from localvit import LocalityConfig
 from localvit.data import AugmentationConfig, DataConfig, InputConfig
-from localvit.errors import LocalViTError
+from localvit.system.errors import LocalViTError
 from localvit.training import HardwareConfig, LoggingConfig, ModelConfig, RunConfig, TrainingConfig, read_result, run
 from localvit.training.checkpointing import AtomicCheckpointIO, CheckpointError
 

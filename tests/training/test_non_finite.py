@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from localvit import LocalityConfig
 from localvit.data import AugmentationConfig, DataConfig, InputConfig
 from localvit.data.order import TrainingOrder
-from localvit.errors import LocalViTError
+from localvit.system.errors import LocalViTError
 from localvit.training import HardwareConfig, LoggingConfig, ModelConfig, RunConfig, TrainingConfig, read_result, run
 from localvit.training.checkpointing import AtomicCheckpointIO
 from localvit.training.classifier import Classifier

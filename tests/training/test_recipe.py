@@ -22,11 +22,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from localvit import LocalityConfig
-from localvit.checkpoints import read_state_dict, save_checkpoint
 from localvit.data import NO_AUGMENTATION, AugmentationConfig, DataConfig, InputConfig
 from localvit.data.dataset import Batch
 from localvit.data.sources import open_parts
-from localvit.model_file import load_model
 from localvit.training import (
     DistillationConfig,
     HardwareConfig,
@@ -42,6 +40,8 @@ from localvit.training.classifier import Classifier
 from localvit.training.distillation import Teacher
 from localvit.training.history import Epoch
 from localvit.training.initial_model import build_model
+from localvit.weights.checkpoints import read_state_dict, save_checkpoint
+from localvit.weights.model_file import load_model
 
 GREY = InputConfig((8, 8), 1, (0.3,), (0.37,), crop_fraction=1.0)
 COLOUR = InputConfig((8, 8), 3, (0.3, 0.4, 0.5), (0.37, 0.2, 0.3), crop_fraction=1.0)

@@ -1,6 +1,6 @@
 """How fast models run on this machine, beside each other, and how much memory they take.
 
-Shares its way of measuring with the studies, :mod:`localvit.measurement`.
+Shares its way of measuring with the studies, :mod:`localvit.benchmark.measurement`.
 """
 
 from localvit.benchmark.contestant import PEERS, Contestant, Stepper

@@ -12,15 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from localvit.benchmark.measurement import Timed
 from localvit.benchmark.setting import Setting
-from localvit.costs import count_macs, count_parameters
 from localvit.data.config import InputConfig
-from localvit.fuse import fuse
-from localvit.locality import HiddenLocality, LocalityFeedForward
-from localvit.measurement import Timed
-from localvit.model_description import require_known
-from localvit.model_file import create_model
+from localvit.locality.feed_forward import HiddenLocality, LocalityFeedForward
+from localvit.locality.kernels.fuse import fuse
+from localvit.models.costs import count_macs, count_parameters
 from localvit.training.initial_model import attention
+from localvit.weights.model_description import require_known
+from localvit.weights.model_file import create_model
 
 PEERS = (
     "deit_tiny_patch16_224",

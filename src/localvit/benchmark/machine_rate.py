@@ -5,8 +5,8 @@ import statistics
 import torch
 from torch.nn import functional
 
+from localvit.benchmark.measurement import Timed, take_turns
 from localvit.benchmark.setting import Setting
-from localvit.measurement import Timed, take_turns
 
 _SIDES = {"cpu": 2048, "cuda": 8192}
 _SECONDS_A_TURN = 0.2

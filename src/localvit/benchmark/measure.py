@@ -11,12 +11,12 @@ from rich.console import Console
 
 from localvit.benchmark.contestant import Contestant, Stepper
 from localvit.benchmark.machine_rate import machine_rate
+from localvit.benchmark.measurement import ProcessError, take_turns
 from localvit.benchmark.memory import contestant_memory
 from localvit.benchmark.provenance import provenance
 from localvit.benchmark.result import BenchmarkResult, Measurement, SettingResult
 from localvit.benchmark.setting import Setting
-from localvit.measurement import ProcessError, take_turns
-from localvit.terminal import ERRORS
+from localvit.system.terminal import ERRORS
 from localvit.training.progress import progress_bar
 
 ROUNDS = 7

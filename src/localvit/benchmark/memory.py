@@ -3,12 +3,12 @@
 import torch
 
 from localvit.benchmark.contestant import Contestant, Stepper
+from localvit.benchmark.measurement import in_process, peak_memory
 from localvit.benchmark.setting import Setting
-from localvit.measurement import in_process, peak_memory
 
 
 def contestant_memory(contestant: Contestant, setting: Setting) -> int | None:
-    """Bytes of a step at its peak, with model, optimizer and images; see :func:`localvit.measurement.peak_memory`.
+    """Bytes of a step at its peak, with model, optimizer and images.
 
     The process takes a step with a model that it throws away before it looks at its memory. So what stays of a first
     use, such as the modules and caches of the compiler, does not count.

@@ -8,8 +8,8 @@ from typing import Any
 import plotly.graph_objects as go
 import plotly.offline
 
-from localvit.files import write_text
 from localvit.studies.report import PLOTLY_CONFIG, render
+from localvit.system.files import write_text
 
 _PACKAGE = "localvit.benchmark"
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from localvit.machine import cores, describe
+from localvit.system.machine import cores, describe
 from localvit.training.record import command_line, git_state, versions
 
 

@@ -6,7 +6,7 @@ from localvit.benchmark.chart import chart
 from localvit.benchmark.page import Section, write_page
 from localvit.benchmark.result import BenchmarkResult
 from localvit.benchmark.tables import HEADERS, problems, table_rows
-from localvit.files import write_text
+from localvit.system.files import write_text
 
 LEAD = (
     "Images a second are medians over rounds in which the contestants took turns; IQR is the range between the "

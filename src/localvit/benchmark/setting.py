@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 import torch
 
-from localvit.errors import LocalViTError, require
+from localvit.system.errors import LocalViTError, require
 
 Mode = Literal["inference", "training"]
 Precision = Literal["fp32", "bf16", "bf16-mixed"]
@@ -22,7 +22,7 @@ class Setting:
         mode: inference (a forward pass in inference mode) or training (forward, cross entropy, backward, AdamW step).
         precision: fp32; bf16, weights and images in bfloat16, for inference alone; bf16-mixed, autocast to bfloat16.
         compile: whether the whole model is compiled, for its one shape.
-        fuse: whether models with locality are run as :func:`localvit.fuse.fuse` makes them, for inference alone.
+        fuse: whether models with locality are run as :func:`localvit.fuse` makes them, for inference alone.
         batch_size: images a step.
         image_size: height and width in pixels, or one number for a square.
         fused_attention: whether timm's models compute attention in one operation, or step by step.

@@ -16,7 +16,7 @@ from localvit.benchmark.result import BenchmarkResult, SettingResult
 from localvit.benchmark.setting import Device, Mode, Precision
 from localvit.benchmark.tables import HEADERS, UNKNOWN, problems, table_rows
 from localvit.commands.parser import Parser, command_parser
-from localvit.terminal import ERRORS, RESULTS
+from localvit.system.terminal import ERRORS, RESULTS
 
 MODELS = ["deit_tiny_patch16_224", "localvit_tiny_patch16_224"]
 # Options of which several values can be given, and the field of a setting that each is.

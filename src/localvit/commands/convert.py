@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from localvit.commands.parser import Parser, command_parser
-from localvit.convert import convert
-from localvit.terminal import RESULTS
+from localvit.system.terminal import RESULTS
+from localvit.weights.convert import convert
 
 
 def parser() -> Parser:

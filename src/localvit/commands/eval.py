@@ -8,13 +8,13 @@ from jsonargparse.typing import PositiveInt
 
 from localvit.commands.parser import Parser, command_parser
 from localvit.data import DataConfig
-from localvit.evaluation import evaluate
-from localvit.evaluation_report import evaluation_line, evaluation_table, write_evaluation
-from localvit.model_file import load_model
-from localvit.terminal import ERRORS, RESULTS
+from localvit.evaluation.evaluate import evaluate
+from localvit.evaluation.report import evaluation_line, evaluation_table, write_evaluation
+from localvit.system.terminal import ERRORS, RESULTS
 from localvit.training import HardwareConfig
 from localvit.training.progress import EvaluationProgress
 from localvit.training.trainer import is_first_process
+from localvit.weights.model_file import load_model
 
 
 def parser() -> Parser:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from localvit.commands.parser import Parser, command_parser
 from localvit.models.catalog import PUBLISHED, CatalogEntry, catalog
-from localvit.terminal import ERRORS, RESULTS
+from localvit.system.terminal import ERRORS, RESULTS
 
 
 def parser() -> Parser:

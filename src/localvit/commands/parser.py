@@ -5,8 +5,8 @@ from typing import Any, NoReturn, TypeVar
 
 from jsonargparse import ActionConfigFile, ArgumentParser
 
-from localvit.suggestions import field_names, with_suggestion
-from localvit.terminal import ERRORS
+from localvit.system.suggestions import field_names, with_suggestion
+from localvit.system.terminal import ERRORS
 
 T = TypeVar("T")
 

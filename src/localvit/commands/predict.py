@@ -7,8 +7,8 @@ from typing import Any
 from jsonargparse.typing import PositiveInt
 
 from localvit.commands.parser import Parser, command_parser
-from localvit.model_file import load_model
-from localvit.predict import predict, print_predictions
+from localvit.evaluation.predict import predict, print_predictions
+from localvit.weights.model_file import load_model
 
 
 def parser() -> Parser:

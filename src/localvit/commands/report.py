@@ -6,7 +6,7 @@ from typing import Any
 
 from localvit.commands.parser import Parser, command_parser
 from localvit.studies import report_studies
-from localvit.terminal import RESULTS
+from localvit.system.terminal import RESULTS
 
 
 def parser() -> Parser:

@@ -11,14 +11,14 @@ import torch
 from jsonargparse.typing import PositiveInt
 
 from localvit.commands.parser import Parser, command_parser, config_from, file_first
-from localvit.machine import share_of_cores
 from localvit.studies import StudyConfig, run_study
 from localvit.studies.compose import compose, read_yaml
 from localvit.studies.local import LocalBackend
 from localvit.studies.plan import in_words, plan, table
 from localvit.studies.runner import Backend, parse_shard, shard
 from localvit.studies.study import RUNS
-from localvit.terminal import RESULTS
+from localvit.system.machine import share_of_cores
+from localvit.system.terminal import RESULTS
 from localvit.training import HardwareConfig
 
 _DESCRIPTION = """Train every variant of a study with every seed, and report. Finished runs are not repeated; the same

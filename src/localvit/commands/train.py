@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from localvit.commands.parser import Parser, command_parser, config_from, file_first
-from localvit.terminal import ERRORS, RESULTS
+from localvit.system.terminal import ERRORS, RESULTS
 from localvit.training import RunConfig, run
 from localvit.training.progress import TerminalProgress
 from localvit.training.trainer import is_first_process

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from localvit.errors import require
+from localvit.system.errors import require
 
 SourceKind = Literal["folder", "parquet", "webdataset", "huggingface", "torchvision", "digits"]
 CategoryLevel = Literal["full", "super"]

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from localvit.data.order import Draw
 from localvit.data.source import BrokenImageError, ImageSource
-from localvit.randomness import seed_cpu
+from localvit.system.randomness import seed_cpu
 
 _MOST_BROKEN_IN_A_ROW = 100
 

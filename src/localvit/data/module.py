@@ -16,7 +16,7 @@ from localvit.data.dataset import Batch, ImageDataset, collate
 from localvit.data.order import EvaluationOrder, TrainingOrder
 from localvit.data.source import DataError, ImageSource
 from localvit.data.transforms import evaluation_transform
-from localvit.machine import share_of_cores
+from localvit.system.machine import share_of_cores
 
 _MOST_WORKERS = 8
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from localvit.errors import LocalViTError
+from localvit.system.errors import LocalViTError
 
 
 class DataError(LocalViTError):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import timm
 
-from localvit.costs import count_macs, count_parameters
+from localvit.models.costs import count_macs, count_parameters
 
 
 @dataclass(frozen=True)

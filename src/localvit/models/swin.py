@@ -9,10 +9,10 @@ from timm.models import SwinTransformer, generate_default_cfgs, register_model
 from timm.models.swin_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 
-from localvit.locality import LocalityConfig
-from localvit.localize import localize
+from localvit.locality.config import LocalityConfig
+from localvit.locality.localize import localize
 from localvit.models.build import RELEASE, build, pretrained_config
-from localvit.official_keys import OfficialKeys, register_official_keys
+from localvit.weights.official_keys import OfficialKeys, register_official_keys
 
 default_cfgs = generate_default_cfgs(
     {

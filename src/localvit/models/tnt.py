@@ -6,8 +6,8 @@ from timm.models import TNT, generate_default_cfgs, register_model
 from timm.models.tnt import checkpoint_filter_fn
 from torch import nn
 
-from localvit.locality import LocalityConfig
-from localvit.localize import localize
+from localvit.locality.config import LocalityConfig
+from localvit.locality.localize import localize
 from localvit.models.build import RELEASE, build, pretrained_config
 
 _KEYS = {"first_conv": "pixel_embed.proj", "classifier": "head"}

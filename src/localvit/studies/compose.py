@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from localvit.suggestions import did_you_mean
+from localvit.system.suggestions import did_you_mean
 from localvit.training.overrides import set_values
 
 _OF_A_SCALE = ("recipe", "variants", "seeds", "start")

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from localvit.errors import require
-from localvit.suggestions import did_you_mean
+from localvit.system.errors import require
+from localvit.system.suggestions import did_you_mean
 from localvit.training import RunConfig
 from localvit.training.overrides import with_overrides
 

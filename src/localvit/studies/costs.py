@@ -1,6 +1,6 @@
 """What a variant costs on the machine at hand: images a second and memory, measured side by side.
 
-Everything is measured in processes of its own, by :mod:`localvit.measurement`.
+Everything is measured in processes of its own, by :mod:`localvit.benchmark.measurement`.
 """
 
 import statistics
@@ -14,10 +14,10 @@ from lightning.fabric import Fabric
 from timm.optim import create_optimizer_v2
 from torch import nn
 
-from localvit.costs import count_macs, count_parameters
-from localvit.errors import LocalViTError
-from localvit.measurement import ProcessError, Timed, in_process, peak_memory, take_turns
+from localvit.benchmark.measurement import ProcessError, Timed, in_process, peak_memory, take_turns
+from localvit.models.costs import count_macs, count_parameters
 from localvit.studies.record import Costs
+from localvit.system.errors import LocalViTError
 from localvit.training import ModelConfig, RunConfig
 from localvit.training.initial_model import attention, build_model
 

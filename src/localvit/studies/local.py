@@ -12,10 +12,10 @@ from typing import Any, Self
 
 import torch
 
-from localvit.errors import Interrupted
-from localvit.machine import share_of_cores
 from localvit.studies.config import StudyRun
 from localvit.studies.worker import ALONE, train
+from localvit.system.errors import Interrupted
+from localvit.system.machine import share_of_cores
 
 _SPAWN = multiprocessing.get_context("spawn")  # PyTorch's threads and GPUs do not survive a fork
 _SECONDS_TO_SAVE = 30.0

@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from localvit.localize import select_layers
+from localvit.locality.localize import select_layers
 from localvit.studies.chart_style import (
     BLUE,
     GREY,

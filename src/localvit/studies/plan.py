@@ -12,10 +12,10 @@ from rich.table import Table
 from localvit.data.config import DataConfig
 from localvit.data.module import ImageData
 from localvit.data.sources import open_parts
-from localvit.errors import LocalViTError
 from localvit.studies.config import StudyConfig, StudyRun
 from localvit.studies.costs import measure
 from localvit.studies.record import Costs, outcome_of
+from localvit.system.errors import LocalViTError
 from localvit.training import RunConfig
 
 # Enough for an estimate, and of few images, for a machine that the study would not run on.

@@ -8,9 +8,9 @@ import warnings
 from pathlib import Path
 from typing import Any, Self
 
-from localvit.errors import Interrupted, LocalViTError
 from localvit.studies.config import Resources, StudyRun
 from localvit.studies.worker import ALONE, train
+from localvit.system.errors import Interrupted, LocalViTError
 from localvit.training import RunConfig
 
 _SECONDS_TO_CONNECT = 10.0

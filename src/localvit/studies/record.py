@@ -11,9 +11,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from localvit.errors import LocalViTError
-from localvit.files import write_text
 from localvit.studies.config import Claim, Resources, StudyConfig, StudyRun
+from localvit.system.errors import LocalViTError
+from localvit.system.files import write_text
 from localvit.training import RunResult, read_result
 from localvit.training.overrides import run_config
 from localvit.training.record import git_state

@@ -12,11 +12,11 @@ import plotly.graph_objects as go
 import plotly.offline
 import yaml
 
-from localvit.files import write_text
 from localvit.studies.charts import accuracy_against_cost, gains, learning_curves, own_chart
 from localvit.studies.statistics import StudySummary
 from localvit.studies.tables import claim_rows, frame, latex, results, variant_rows
 from localvit.studies.wording import agreement_word, answer, data_line, signed
+from localvit.system.files import write_text
 
 _CHARTS: dict[str, Callable[[StudySummary], go.Figure]] = {
     "own-chart": own_chart,

@@ -14,10 +14,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol, Self
 
-from localvit.errors import Interrupted
-from localvit.files import write_text
 from localvit.studies.config import StudyRun
 from localvit.studies.record import ERROR, Outcome, outcome_of
+from localvit.system.errors import Interrupted
+from localvit.system.files import write_text
 from localvit.training import read_result
 from localvit.training.run import METRICS
 

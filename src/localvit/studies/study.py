@@ -9,7 +9,6 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from localvit.data.sources import open_parts
-from localvit.machine import describe
 from localvit.studies.config import StudyConfig
 from localvit.studies.costs import count, measure
 from localvit.studies.record import RECORD, Costs, StudyError, StudyRecord, code_version, merge, outcome_of
@@ -17,6 +16,7 @@ from localvit.studies.report import write_report
 from localvit.studies.runner import Backend, shard, train_runs
 from localvit.studies.statistics import StudySummary, summarize
 from localvit.studies.terminal import StudyProgress, results_table
+from localvit.system.machine import describe
 from localvit.training.record import command_line
 
 RUNS = "runs"

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from localvit.data.augmentation import BatchAugmentation
 from localvit.data.dataset import Batch
 from localvit.data.module import ImageData
-from localvit.randomness import seed_cpu
+from localvit.system.randomness import seed_cpu
 from localvit.training.config import RunConfig
 from localvit.training.distillation import Teacher
 from localvit.training.metrics import ClassificationMetrics, RunningMean

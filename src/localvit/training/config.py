@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from localvit.data.config import AugmentationConfig, DataConfig, InputConfig
-from localvit.errors import require
-from localvit.locality import LocalityConfig
-from localvit.localize import Layers, Mode
+from localvit.locality.config import Layers, LocalityConfig, Mode
+from localvit.system.errors import require
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true"]
 

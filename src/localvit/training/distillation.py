@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from localvit.checkpoints import load_checkpoint
 from localvit.data.config import InputConfig
-from localvit.model_file import read_description
 from localvit.training.config import DistillationConfig
+from localvit.weights.checkpoints import load_checkpoint
+from localvit.weights.model_file import read_description
 
 
 class Teacher:

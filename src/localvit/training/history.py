@@ -9,7 +9,7 @@ import pandas as pd
 from lightning.pytorch.callbacks import Callback
 
 from localvit.data.module import TrainingLoader
-from localvit.files import write_text
+from localvit.system.files import write_text
 from localvit.training.classifier import Classifier
 
 Epoch = dict[str, float]

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from localvit.errors import LocalViTError
-from localvit.files import write_text
+from localvit.system.errors import LocalViTError
+from localvit.system.files import write_text
 
 REPORT = "non_finite_loss.json"
 

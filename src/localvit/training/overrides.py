@@ -7,7 +7,7 @@ from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser
 
-from localvit.suggestions import did_you_mean, field_names, with_suggestion
+from localvit.system.suggestions import did_you_mean, field_names, with_suggestion
 from localvit.training.config import RunConfig
 
 Overrides = Mapping[str, Any]

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from localvit.files import write_text
+from localvit.system.files import write_text
 
 RECORD = "record.json"
 _PACKAGES = ("localvit", "torch", "torchvision", "timm", "lightning", "numpy", "pillow", "datasets")

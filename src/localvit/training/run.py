@@ -20,12 +20,11 @@ import yaml
 from filelock import FileLock, Timeout
 from lightning.pytorch.callbacks import Callback
 
-from localvit.costs import count_macs, count_parameters
 from localvit.data.module import ImageData
 from localvit.data.sources import open_parts
-from localvit.errors import LocalViTError
-from localvit.files import write_text
-from localvit.model_file import ModelDescription, save_model
+from localvit.models.costs import count_macs, count_parameters
+from localvit.system.errors import LocalViTError
+from localvit.system.files import write_text
 from localvit.training.checkpointing import SaveBest, SaveState
 from localvit.training.classifier import Classifier
 from localvit.training.config import RunConfig
@@ -35,6 +34,7 @@ from localvit.training.initial_model import attention, build_model
 from localvit.training.non_finite import NonFiniteLossError
 from localvit.training.record import note_start
 from localvit.training.trainer import build_trainer, is_first_process
+from localvit.weights.model_file import ModelDescription, save_model
 
 STATE, RESULT, CONFIG, METRICS = "last.ckpt", "result.json", "config.yaml", "metrics.csv"
 LAST = {"model": "last.safetensors", "average": "last_average.safetensors"}

@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import distributed
 
-from localvit.errors import LocalViTError
+from localvit.system.errors import LocalViTError
 from localvit.training.checkpointing import AtomicCheckpointIO
 from localvit.training.config import HardwareConfig, RunConfig
 

@@ -20,7 +20,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from localvit.data.images import image_endings, natural_key
 from localvit.data.source import DataError
-from localvit.files import replacing
+from localvit.system.files import replacing
 
 # One row a folder; names are bytes, as a file system has them. In Arrow a million names are a few buffers, which
 # the processes of a loader share; a million Python strings would be copied page by page as they are counted.

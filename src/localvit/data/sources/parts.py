@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from localvit.data.source import DataError, ImageSource
-from localvit.suggestions import did_you_mean
+from localvit.system.suggestions import did_you_mean
 
 _MOST_NAMED = 5
 

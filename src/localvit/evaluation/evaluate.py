@@ -1,0 +1,160 @@
+"""What a model makes of images held out: each image counted once, however many processes share them."""
+
+import re
+from dataclasses import dataclass
+
+import lightning.pytorch as lightning
+import numpy as np
+import pandas as pd
+import torch
+from lightning.pytorch.callbacks import Callback
+from numpy.typing import NDArray
+from torch import nn
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from localvit.data import DataConfig, DataError, ImageSource
+from localvit.data.dataset import Batch
+from localvit.data.module import ImageData
+from localvit.data.sources import Part, open_val
+from localvit.training.config import HardwareConfig
+from localvit.training.metrics import ClassificationMetrics
+from localvit.training.trainer import processes
+from localvit.weights.model_file import ModelDescription
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The figures of an evaluation.
+
+    Attributes:
+        images: how many were counted.
+        top1: percent of images whose first choice is right.
+        top5: percent of images whose label is among the first five.
+        loss: mean cross-entropy.
+        broken_images: those that could not be read, and are not counted.
+        confusion_KK: how many images of each class (row) were taken for each class (column).
+        class_names: of rows and columns.
+    """
+
+    images: int
+    top1: float
+    top5: float
+    loss: float
+    broken_images: tuple[str, ...]
+    confusion_KK: NDArray[np.int64]
+    class_names: tuple[str, ...]
+
+    def per_class(self) -> pd.DataFrame:
+        """Images and accuracy (percent) of each class; no accuracy where there are no images."""
+        images_K = self.confusion_KK.sum(axis=1)
+        right_K = self.confusion_KK.diagonal()
+        accuracy_K = np.divide(100 * right_K, images_K, out=np.full(len(images_K), np.nan), where=images_K > 0)
+        return pd.DataFrame({"class": self.class_names, "images": images_K, "right": right_K, "top1": accuracy_K})
+
+
+class Evaluator(lightning.LightningModule):
+    """Counts what a model makes of images, in every process.
+
+    Args:
+        model: images (B, C, H, W) to logits (B, K).
+        num_classes: K.
+    """
+
+    def __init__(self, model: nn.Module, num_classes: int) -> None:
+        super().__init__()
+        self.model = model
+        self.metrics = ClassificationMetrics(num_classes)
+        self.confusion = MulticlassConfusionMatrix(num_classes)
+        self.broken_images: list[str] = []
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count a batch."""
+        logits_BK = self.model(batch.images_BCHW)
+        self.metrics.update(logits_BK, batch.labels_B, batch.counted_B)
+        self.confusion.update(logits_BK[batch.counted_B].argmax(dim=1), batch.labels_B[batch.counted_B])
+        self.broken_images += batch.broken
+
+    def on_validation_epoch_end(self) -> None:
+        """Add up the counts of all processes."""
+        self.totals = self.metrics.totals()
+        self.confusion_KK = self.confusion.compute().cpu().numpy().astype(np.int64)
+        self.confusion.reset()
+        if self.trainer.world_size > 1:
+            everywhere: list[list[str]] = [[]] * self.trainer.world_size
+            torch.distributed.all_gather_object(everywhere, self.broken_images)
+            self.broken_images = [name for names in everywhere for name in names]
+
+
+def evaluate(
+    model: nn.Module,
+    description: ModelDescription,
+    data: DataConfig,
+    hardware: HardwareConfig,
+    *,
+    batch_size: int,
+    callbacks: list[Callback] | None = None,
+) -> Evaluation:
+    """Evaluate a model on the part held out, over the processes that torchrun started, if it did.
+
+    Args:
+        model: images to logits.
+        description: its classes and what it is shown of an image.
+        data: the images; their classes are matched with the model's by name.
+        hardware: what it is computed on.
+        batch_size: images a step and process.
+        callbacks: such as progress.
+
+    Raises:
+        DataError: for images that cannot be used, or classes that the model does not know.
+    """
+    if hardware.threads is not None:
+        torch.set_num_threads(hardware.threads)
+    source = open_val(data, channels=description.input.channels)
+    images = _as_the_model_names_them(source, description.class_names)
+    evaluator = Evaluator(model, len(description.class_names))
+    if hardware.channels_last:
+        model.to(memory_format=torch.channels_last)
+    if hardware.compile:
+        model.compile()
+    trainer = lightning.Trainer(
+        precision=hardware.precision,
+        callbacks=callbacks,
+        logger=False,
+        use_distributed_sampler=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        inference_mode=True,
+        **processes(hardware),
+    )
+    module = ImageData(images, data, description.input, batch_size=batch_size, workers=hardware.workers)
+    trainer.validate(evaluator, datamodule=module, verbose=False)
+    return Evaluation(
+        images=int(evaluator.confusion_KK.sum()),
+        **evaluator.totals,
+        broken_images=tuple(sorted(evaluator.broken_images)),
+        confusion_KK=evaluator.confusion_KK,
+        class_names=description.class_names,
+    )
+
+
+def _as_the_model_names_them(source: ImageSource, class_names: tuple[str, ...]) -> ImageSource:
+    if source.class_names == class_names:
+        return source
+    unknown = sorted(set(source.class_names) - set(class_names))
+    if not unknown:
+        number = {name: index for index, name in enumerate(class_names)}
+        numbers_K = np.array([number[name] for name in source.class_names], dtype=np.int64)
+        every_M = np.arange(len(source.labels_M))
+        return Part(source, every_M, class_names=class_names, class_of_label_K=numbers_K)
+    # Not every file and data set says what its classes are called; as many numbers, or ImageNet's ids, stand for names.
+    if len(source.class_names) == len(class_names) and any(map(_no_names, (source.class_names, class_names))):
+        return source
+    raise DataError(
+        f"the model does not know {len(unknown)} class(es) of the data: {', '.join(unknown[:10])}. "
+        f"It knows {len(class_names)}: {', '.join(class_names[:10])}{', ...' if len(class_names) > 10 else ''}"
+    )
+
+
+def _no_names(class_names: tuple[str, ...]) -> bool:
+    return all(re.fullmatch(r"\d+|n\d{8}", name) for name in class_names)

@@ -1,0 +1,67 @@
+"""The choices that make up a locality feed-forward network, and where it goes in a transformer; free of PyTorch.
+
+The command line reads these types to answer a question or a typo without waiting for PyTorch.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Activation = Literal["relu6", "hswish", "gelu", "silu"]
+ChannelAttention = Literal["none", "se", "eca", "ecah"]
+
+Third = Literal["low", "middle", "high"]
+Layers = Literal["all"] | Third | Sequence[int | Third]
+Mode = Literal["replace", "residual"]
+
+
+@dataclass(frozen=True)
+class LocalityConfig:
+    """What a locality feed-forward network is made of; the axes of the paper's ablations (sections 3.2 and 4).
+
+    Attributes:
+        expansion_ratio: gamma, hidden channels over token channels.
+        kernel_size: side of the depth-wise convolution, odd.
+        activation: after the expansion and after the depth-wise convolution.
+        channel_attention: after the depth-wise step: none, squeeze-and-excitation (se), efficient channel attention
+            with a sigmoid (eca) or with a hard sigmoid (ecah).
+        se_reduction: with se, hidden channels over the width of its bottleneck.
+        depthwise: whether the depth-wise step is there; without it the network sees one token at a time (control).
+        residual: whether the input is added to the output.
+
+    Raises:
+        ValueError: for a value outside of what its field allows.
+    """
+
+    expansion_ratio: float = 4.0
+    kernel_size: int = 3
+    activation: Activation = "hswish"
+    channel_attention: ChannelAttention = "none"
+    se_reduction: int = 4
+    depthwise: bool = True
+    residual: bool = True
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.expansion_ratio) and self.expansion_ratio > 0):
+            raise ValueError(f"expansion_ratio is {self.expansion_ratio}; it must be a positive number, such as 4")
+        if self.kernel_size < 1 or self.kernel_size % 2 == 0:
+            raise ValueError(
+                f"kernel_size is {self.kernel_size}; it must be odd (1, 3, 5, ...), so that a token sits in the middle"
+            )
+        if self.activation not in get_args(Activation):
+            raise ValueError(f"activation is {self.activation!r}; it must be one of {', '.join(get_args(Activation))}")
+        if self.channel_attention not in get_args(ChannelAttention):
+            raise ValueError(
+                f"channel_attention is {self.channel_attention!r}; "
+                f"it must be one of {', '.join(get_args(ChannelAttention))}"
+            )
+        if self.se_reduction < 1:
+            raise ValueError(f"se_reduction is {self.se_reduction}; it must be a whole number of at least 1")
+
+    def hidden_channels(self, dim: int) -> int:
+        """Width E of the hidden grid for tokens of ``dim`` channels; ValueError where that leaves none."""
+        hidden = int(self.expansion_ratio * dim)
+        if hidden < 1:
+            raise ValueError(f"expansion_ratio {self.expansion_ratio} of dim {dim} leaves {hidden} hidden channels")
+        return hidden

@@ -1,0 +1,151 @@
+"""An inference copy of a localized model: batch norms folded into the layers before them, activations fused.
+
+A batch norm in evaluation mode is one factor and one shift a channel, so it can be a part of the convolution's own
+weights. The two 1x1 convolutions become the linear layers that they are on tokens.
+
+Shape suffixes: B images, N = P + H * W tokens, M = H * W image tokens, D channels of a token, E hidden channels.
+"""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import fuse_conv_bn_eval
+
+from localvit.locality.channel_attention import gates
+from localvit.locality.feed_forward import (
+    ACTIVATIONS,
+    ConvNormAct,
+    GridFeedForward,
+    HiddenLocality,
+    LocalityFeedForward,
+    on_grid,
+)
+from localvit.locality.kernels import onednn
+
+
+def fuse(model: nn.Module) -> nn.Module:
+    """A copy of ``model`` for inference, with the same outputs but for rounding, in fewer passes over the hidden map.
+
+    Args:
+        model: any model; its locality feed-forward networks and hidden localities are fused, the rest is copied.
+
+    Returns:
+        The copy, in evaluation mode and without gradients: for training keep the original. It takes and gives what the
+        original does, can be compiled and exported, and has keys of its own in its state dict. On CPUs a second form of
+        its weights is kept, made anew where they change; only changes of their ``data`` in place are not noticed, as
+        autograd would not notice them.
+    """
+    fused = copy.deepcopy(model).eval().requires_grad_(False)
+    for name, module in list(fused.named_modules()):
+        if (replacement := _fused(module)) is None:
+            continue
+        if not name:
+            return replacement
+        fused.set_submodule(name, replacement)
+    return fused
+
+
+def _fused(module: nn.Module) -> nn.Module | None:
+    """What takes the place of a module in evaluation mode; none where it stays."""
+    if type(module) is LocalityFeedForward:
+        return FusedFeedForward(module)
+    if type(module) is HiddenLocality and isinstance(module.channel_attention, nn.Identity):
+        return FusedHiddenLocality(module)
+    return None
+
+
+class FusedFeedForward(GridFeedForward):
+    """A locality feed-forward network whose norms are part of its layers.
+
+    Args:
+        locality: the network, in evaluation mode.
+    """
+
+    def __init__(self, locality: LocalityFeedForward) -> None:
+        super().__init__(locality.config, locality.num_prefix_tokens)
+        self.expand = _linear(locality.expand)
+        self.depthwise = _folded(locality.depthwise) if locality.config.depthwise else nn.Identity()
+        self.act = ACTIVATIONS[locality.config.activation]()
+        self.channel_attention = locality.channel_attention
+        self.project = _linear(locality.project)
+        self.eval().requires_grad_(False)
+
+    def _on_grid(self, image_BDHW: Tensor) -> Tensor:
+        grid = (image_BDHW.shape[2], image_BDHW.shape[3])
+        image_BMD = _tokens(image_BDHW)
+        if onednn.fits(image_BMD, self.config.activation):
+            images = onednn.images_at_a_time(image_BMD, self.project.in_features)
+            parts = [self._in_few_passes(part_BMD, grid) for part_BMD in image_BMD.split(images)]
+            out_BMD = parts[0] if len(parts) == 1 else torch.cat(parts)
+        else:
+            hidden_BME = self.act(self.expand(image_BMD))
+            if isinstance(self.depthwise, nn.Conv2d):
+                hidden_BME = _tokens(self.act(self.depthwise(_image(hidden_BME, grid))))
+            out_BMD = self.project(self._attend(hidden_BME))
+        return _image(out_BMD, grid)
+
+    def _in_few_passes(self, image_BMD: Tensor, grid: tuple[int, int]) -> Tensor:
+        if isinstance(self.depthwise, nn.Conv2d):
+            hidden_BME = onednn.expand_and_mix(image_BMD, self.expand, self.depthwise, self.config.activation, grid)
+        else:
+            hidden_BME = onednn.linear(image_BMD, self.expand, self.config.activation)
+        return onednn.linear(self._attend(hidden_BME), self.project)
+
+    def _attend(self, hidden_BME: Tensor) -> Tensor:
+        if isinstance(self.channel_attention, nn.Identity):
+            return hidden_BME
+        # The mean as a matrix product: some times faster than a reduction in half precision.
+        ones_1M = hidden_BME.new_ones(1, hidden_BME.shape[1])
+        mean_B1E = (ones_1M @ hidden_BME) / hidden_BME.shape[1]
+        out_BME: Tensor = hidden_BME.mul_(gates(self.channel_attention, mean_B1E))
+        return out_BME
+
+
+class FusedHiddenLocality(HiddenLocality):
+    """A hidden locality whose convolution adds its input by itself, in its middle tap.
+
+    Args:
+        locality: the hidden locality, without channel attention.
+    """
+
+    def __init__(self, locality: HiddenLocality) -> None:
+        nn.Module.__init__(self)
+        self.num_prefix_tokens = locality.num_prefix_tokens
+        self.depthwise = copy.deepcopy(locality.depthwise)
+        middle = locality.depthwise.weight.shape[-1] // 2
+        self.depthwise.weight.data[..., middle, middle] += 1
+
+    def forward(self, x_BNE: Tensor, grid: tuple[int, int]) -> Tensor:
+        """As :meth:`HiddenLocality.forward`."""
+        prefix = self.num_prefix_tokens
+        out_BME = on_grid(self.depthwise, x_BNE, grid, prefix)
+        return torch.cat([x_BNE[:, :prefix], out_BME], dim=1) if prefix else out_BME
+
+
+def _image(x_BMC: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Tokens as a channels-last map (B, C, H, W)."""
+    x_BHWC: Tensor = x_BMC.unflatten(1, grid)
+    return x_BHWC.permute(0, 3, 1, 2)
+
+
+def _tokens(image_BCHW: Tensor) -> Tensor:
+    """A channels-last map as tokens (B, M, C)."""
+    return image_BCHW.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def _folded(stage: nn.Module) -> nn.Conv2d:
+    """A convolution that does what it and its norm did, worked out in float64."""
+    assert isinstance(stage, ConvNormAct)
+    dtype = stage.conv.weight.dtype
+    double = copy.deepcopy(stage).double()
+    return fuse_conv_bn_eval(double.conv, double.norm).to(dtype)
+
+
+def _linear(stage: nn.Module) -> nn.Linear:
+    """A 1x1 convolution and its norm as a linear layer."""
+    conv = _folded(stage)
+    linear = nn.Linear(conv.in_channels, conv.out_channels, device="meta")
+    assert conv.bias is not None
+    linear.weight, linear.bias = nn.Parameter(conv.weight.data.flatten(1)), nn.Parameter(conv.bias.data)
+    return linear

@@ -1,0 +1,266 @@
+"""Batch norm and activation of a feature map, as one step that stores its input alone.
+
+PyTorch's own batch norm and activation store two maps more, and read them again; the hidden maps of a locality
+feed-forward network are by far the largest tensors of a block. Here the statistics are taken first, and everything else
+is computed from the input whenever it is needed.
+
+There are two forms of the same formulas: PyTorch's kernels for eager execution, and plain arithmetic for
+``torch.compile``, written such that its compiler makes one pass of each.
+
+Shape suffixes: B images, C channels, H x W the grid, M = H * W positions.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+from localvit.locality.kernels.hooks import is_watched
+from localvit.locality.kernels.settle import settle
+from localvit.locality.kernels.sums import over_images_and_positions
+
+Pointwise = Callable[[Tensor], Tensor]
+Statistics = tuple[Tensor, Tensor]
+
+
+class _Activation(NamedTuple):
+    """An activation for both forms.
+
+    Attributes:
+        eager: the function, in place where PyTorch has that.
+        eager_backward: PyTorch's kernel for a gradient and the function's input.
+        formula: the function as arithmetic; without a division, which takes longer than all the rest.
+        derivative: its derivative.
+    """
+
+    eager: Pointwise
+    eager_backward: Callable[[Tensor, Tensor], Tensor]
+    formula: Pointwise
+    derivative: Pointwise
+
+
+def _gelu_derivative(y: Tensor) -> Tensor:
+    return 0.5 * (1 + torch.erf(y * math.sqrt(0.5))) + y * torch.exp(-0.5 * y * y) * (1 / math.sqrt(2 * math.pi))
+
+
+def _silu_derivative(y: Tensor) -> Tensor:
+    gate = torch.sigmoid(y)
+    return gate * (1 + y * (1 - gate))
+
+
+# The kernels of activations' gradients have no public name; tests compare all of them with autograd's.
+_ACTIVATIONS: dict[type[nn.Module], _Activation] = {
+    nn.ReLU6: _Activation(
+        lambda y: F.relu6(y, inplace=True),
+        lambda grad, y: torch.ops.aten.hardtanh_backward(grad, y, 0, 6),
+        lambda y: y.clamp(0, 6),
+        lambda y: ((y > 0) & (y < 6)).to(y.dtype),
+    ),
+    nn.Hardswish: _Activation(
+        lambda y: F.hardswish(y, inplace=True),
+        torch.ops.aten.hardswish_backward,
+        lambda y: y * (y * (1 / 6) + 0.5).clamp(0, 1),
+        lambda y: torch.where(y <= -3, 0.0, torch.where(y < 3, y * (1 / 3) + 0.5, 1.0)),
+    ),
+    nn.GELU: _Activation(F.gelu, torch.ops.aten.gelu_backward, F.gelu, _gelu_derivative),
+    nn.SiLU: _Activation(
+        lambda y: F.silu(y, inplace=True),
+        torch.ops.aten.silu_backward,
+        lambda y: y * torch.sigmoid(y),
+        _silu_derivative,
+    ),
+}
+
+
+def fits(norm: nn.Module, act: nn.Module) -> bool:
+    """Whether :func:`then` can stand for ``act(norm(z))``: an ordinary batch norm in training that nobody watches.
+
+    Synchronized and frozen ones, and modules with hooks, are called as they are.
+    """
+    return (
+        type(norm) is nn.BatchNorm2d
+        and norm.training
+        and norm.affine
+        and norm.track_running_stats
+        and norm.momentum is not None
+        and type(act) in _ACTIVATIONS
+        and getattr(act, "approximate", "none") == "none"
+        and not is_watched(norm, act)
+    )
+
+
+def _is_compiling() -> bool:
+    return torch.compiler.is_compiling()
+
+
+def batch_statistics(z_BCHW: Tensor, norm: nn.BatchNorm2d) -> Statistics:
+    """Mean and biased variance (C,) of a batch; the running ones of ``norm`` move towards them."""
+    z_BCHW = z_BCHW.detach()
+    if _is_compiling():
+        statistics = _two_pass(_tokens(z_BCHW))
+        move(norm, statistics, z_BCHW.numel() // z_BCHW.shape[1])
+        return statistics
+    assert norm.num_batches_tracked is not None
+    assert norm.momentum is not None
+    with torch.no_grad():
+        norm.num_batches_tracked.add_(1)
+        mean_C, var_C = torch.batch_norm_update_stats(z_BCHW, norm.running_mean, norm.running_var, norm.momentum)
+    return mean_C, var_C
+
+
+def move(norm: nn.BatchNorm2d, statistics: Statistics, count: int) -> None:
+    """Move the running statistics of ``norm`` towards those of a batch of ``count`` values a channel."""
+    mean_C, var_C = statistics
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    assert norm.num_batches_tracked is not None
+    assert norm.momentum is not None
+    with torch.no_grad():
+        norm.num_batches_tracked.add_(1)
+        norm.running_mean.lerp_(mean_C.to(norm.running_mean.dtype), norm.momentum)
+        norm.running_var.lerp_((var_C * (count / (count - 1))).to(norm.running_var.dtype), norm.momentum)
+
+
+def then(
+    following: Pointwise, z_BCHW: Tensor, norm: nn.BatchNorm2d, act: nn.Module, statistics: Statistics | None = None
+) -> Tensor:
+    """``following(act(norm(z)))`` with a batch norm in training, for which the backward pass needs ``z`` alone.
+
+    Args:
+        following: what is done with the map (B, C, H, W); the backward pass does it again, up to its last operation.
+        z_BCHW: the map in front of the norm.
+        norm: the norm; its running statistics move.
+        act: the activation.
+        statistics: mean and biased variance (C,) of ``z``, where they are known and ``norm`` has moved already.
+
+    Raises:
+        RuntimeError: from autograd, for a second derivative.
+    """
+    mean_C, var_C = batch_statistics(z_BCHW, norm) if statistics is None else statistics
+
+    def run(z_BCHW: Tensor) -> Tensor:
+        a_BCHW: Tensor = _NormAct.apply(z_BCHW, norm.weight, norm.bias, mean_C, var_C, norm.eps, type(act))
+        return following(a_BCHW)
+
+    # Eager execution stops before it would do the last operation again. The compiler has to be told.
+    contexts = partial(create_selective_checkpoint_contexts, _store_products)
+    told: dict[str, Any] = {"context_fn": contexts} if _is_compiling() else {}
+    out_BCHW: Tensor = checkpoint(run, z_BCHW, use_reentrant=False, preserve_rng_state=False, **told)
+    return out_BCHW
+
+
+def _store_products(ctx: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    aten = torch.ops.aten
+    products = (aten.convolution.default, aten.addmm.default, torch.ops.localvit.convolve.default)
+    return CheckpointPolicy.MUST_SAVE if operation in products else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+class _NormAct(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        z_BCHW: Tensor,
+        weight_C: Tensor,
+        bias_C: Tensor,
+        mean_C: Tensor,
+        var_C: Tensor,
+        eps: float,
+        act: type[nn.Module],
+    ) -> Tensor:
+        ctx.save_for_backward(z_BCHW, weight_C, bias_C, mean_C, var_C)
+        ctx.eps, ctx.act = eps, act
+        if not _is_compiling():
+            y_BCHW = F.batch_norm(z_BCHW, mean_C, var_C, weight_C, bias_C, False, 0.0, eps)
+            return _ACTIVATIONS[act].eager(y_BCHW)
+        scale_C, shift_C = _scale_and_shift(weight_C, bias_C, mean_C, var_C, eps)
+        y_BMC = _wide(_tokens(z_BCHW)) * scale_C + shift_C
+        return _map_like(_ACTIVATIONS[act].formula(y_BMC), z_BCHW)
+
+    @staticmethod
+    @once_differentiable  # the statistics are constants here, so a second derivative would be wrong
+    def backward(ctx: Any, grad_BCHW: Tensor) -> tuple[Tensor | None, ...]:
+        z_BCHW, weight_C, bias_C, mean_C, var_C = ctx.saved_tensors
+        form = _backward_formula if _is_compiling() else _backward_eager
+        return (*form(grad_BCHW, z_BCHW, weight_C, bias_C, mean_C, var_C, ctx.eps, ctx.act), *[None] * 4)
+
+
+def _backward_eager(
+    grad_BCHW: Tensor,
+    z_BCHW: Tensor,
+    weight_C: Tensor,
+    bias_C: Tensor,
+    mean_C: Tensor,
+    var_C: Tensor,
+    eps: float,
+    act: type[nn.Module],
+) -> tuple[Tensor, Tensor, Tensor]:
+    y_BCHW = F.batch_norm(z_BCHW, mean_C, var_C, weight_C, bias_C, False, 0.0, eps)
+    dy_BCHW = _ACTIVATIONS[act].eager_backward(grad_BCHW.to(y_BCHW.dtype), y_BCHW)
+    invstd_C = torch.rsqrt(var_C + eps)
+    # The gradient of a batch norm has no public name.
+    dz_BCHW, dweight_C, dbias_C = torch.ops.aten.native_batch_norm_backward(
+        dy_BCHW, z_BCHW, weight_C, None, None, mean_C, invstd_C, True, eps, [True, True, True]
+    )
+    return dz_BCHW, dweight_C, dbias_C
+
+
+def _backward_formula(
+    grad_BCHW: Tensor,
+    z_BCHW: Tensor,
+    weight_C: Tensor,
+    bias_C: Tensor,
+    mean_C: Tensor,
+    var_C: Tensor,
+    eps: float,
+    act: type[nn.Module],
+) -> tuple[Tensor, Tensor, Tensor]:
+    scale_C, shift_C = _scale_and_shift(weight_C, bias_C, mean_C, var_C, eps)
+    z_BMC, grad_BMC = _wide(_tokens(z_BCHW)), _wide(_tokens(grad_BCHW))
+    derivative = _ACTIVATIONS[act].derivative
+    count = z_BMC.shape[0] * z_BMC.shape[1]
+    invstd_C = torch.rsqrt(var_C + eps)
+    # The gradient of the norm's output thrice, with the terms in another order each time: the compiler would take it
+    # for one tensor that is used often, and write it in full precision for all to read.
+    dbias_C = over_images_and_positions(grad_BMC * derivative(shift_C + scale_C * z_BMC))
+    product_C = over_images_and_positions(grad_BMC * derivative(shift_C + z_BMC * scale_C) * z_BMC)
+    dweight_C = (product_C - mean_C * dbias_C) * invstd_C
+    slope_C = settle(dweight_C * invstd_C / count)
+    offset_C = settle(dbias_C / count - mean_C * slope_C)
+    dz_BMC = scale_C * (grad_BMC * derivative(scale_C * z_BMC + shift_C) - offset_C - z_BMC * slope_C)
+    return _map_like(dz_BMC, z_BCHW), dweight_C, dbias_C
+
+
+def _scale_and_shift(
+    weight_C: Tensor, bias_C: Tensor, mean_C: Tensor, var_C: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    scale_C = weight_C * torch.rsqrt(var_C + eps)
+    return settle(scale_C), settle(bias_C - mean_C * scale_C)
+
+
+def _two_pass(z_BMC: Tensor) -> Statistics:
+    count = z_BMC.shape[0] * z_BMC.shape[1]
+    mean_C = settle(over_images_and_positions(_wide(z_BMC)) / count)
+    centred_BMC = _wide(z_BMC) - mean_C
+    return mean_C, over_images_and_positions(centred_BMC * centred_BMC) / count
+
+
+def _tokens(x_BCHW: Tensor) -> Tensor:
+    """The map as tokens (B, M, C): a view, as the map is channels-last."""
+    return x_BCHW.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """In the precision that sums need."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+def _map_like(x_BMC: Tensor, like_BCHW: Tensor) -> Tensor:
+    """Tokens as a map of the size and type of another."""
+    x_BHWC: Tensor = x_BMC.to(like_BCHW.dtype).unflatten(1, like_BCHW.shape[2:])
+    return x_BHWC.permute(0, 3, 1, 2)

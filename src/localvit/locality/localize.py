@@ -1,0 +1,246 @@
+"""Puts the locality mechanism into a vision transformer: which layers get it, and in place of what.
+
+The model keeps its own code. In a localized layer the MLP is exchanged or extended; the token grid comes from where
+``layouts.py`` says it can be read.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+from localvit.locality.config import Layers, LocalityConfig, Mode
+from localvit.locality.feed_forward import GridFeedForward, HiddenLocality, LocalityFeedForward
+from localvit.locality.layouts import TokenGrid, TokenLayout, layout_of
+
+
+@dataclass(frozen=True)
+class Localization:
+    """One call of :func:`localize`, as the model remembers it and its files carry it.
+
+    Attributes:
+        config: the mechanism.
+        layers: indices of the layers that got it.
+        mode: in place of the MLP branch, or added to it.
+    """
+
+    config: LocalityConfig
+    layers: tuple[int, ...]
+    mode: Mode
+
+
+def select_layers(layers: Layers, depth: int) -> tuple[int, ...]:
+    """Indices of the layers that ``layers`` names in a transformer of ``depth`` layers, ascending.
+
+    Args:
+        layers: ``"all"``; ``"low"``, ``"middle"`` or ``"high"``, the thirds of the depth (paper, section 4.3), where
+            lower thirds take what does not divide evenly; or a list of such thirds and of indices from 0, negative ones
+            counting from the end.
+        depth: number of layers.
+
+    Raises:
+        ValueError: for another name, an index out of range, a layer given twice, or no layer at all.
+    """
+    selected = [index for part in ([layers] if isinstance(layers, str) else layers) for index in _indices(part, depth)]
+    if len(set(selected)) < len(selected):
+        raise ValueError(f"layers is {layers!r}; it names a layer twice")
+    if not selected:
+        raise ValueError(f"layers is {layers!r}; of {depth} layers that selects none")
+    return tuple(sorted(selected))
+
+
+def _indices(layers: str | int, depth: int) -> Sequence[int]:
+    if isinstance(layers, str):
+        thirds = {"all": (0, 3), "low": (0, 1), "middle": (1, 2), "high": (2, 3)}
+        if layers not in thirds:
+            raise ValueError(f"layers has {layers!r}; it must be one of {', '.join(thirds)}, or a list of indices")
+        first, last = (-(-depth * third // 3) for third in thirds[layers])
+        return range(first, last)
+    if not -depth <= layers < depth:
+        raise ValueError(f"layers has {layers}; a transformer of {depth} layers has {-depth} to {depth - 1}")
+    return [layers % depth]
+
+
+def localize(
+    model: nn.Module, config: LocalityConfig | None = None, *, layers: Layers = "all", mode: Mode = "replace"
+) -> nn.Module:
+    """Put locality into the chosen layers of a transformer.
+
+    With ``mode="replace"``, the paper's, the MLP branch of a layer becomes a freshly initialised locality feed-forward
+    network; its norm, layer scale and stochastic depth go with it, those of the attention branch stay. With
+    ``mode="residual"``, for pretrained models, all of the branch stays, and a depth-wise convolution that starts at
+    zero is added to the hidden tokens of its MLP: the localized model gives exactly what the original gave.
+
+    Args:
+        model: a transformer of a family in ``docs/families.md``, which is changed in place.
+        config: the mechanism; the default is a 3x3 depth-wise convolution with h-swish at expansion ratio 4. In
+            residual mode expansion and activation are the MLP's own.
+        layers: which layers, as for :func:`select_layers`. A second call may localize others, another way.
+        mode: ``"replace"`` or ``"residual"``.
+
+    Returns:
+        The model, with timm's interface unchanged.
+
+    Raises:
+        ValueError: for a model without such layers, layers that are not there or are localized already, or a
+            mechanism that cannot be built for them.
+    """
+    config = config or LocalityConfig()
+    if mode not in ("replace", "residual"):
+        raise ValueError(f"mode is {mode!r}; it must be replace or residual")
+    if not config.residual:
+        raise ValueError("residual is False; the blocks of a transformer add the input themselves, so it must be True")
+    if mode == "residual" and not config.depthwise:
+        raise ValueError("depthwise is False; mode='residual' adds the depth-wise convolution and nothing else")
+    layout = layout_of(model)
+    if not isinstance(getattr(model, "patch_drop", None), nn.Identity | None):
+        raise ValueError("cannot localize a model with patch_drop_rate > 0: dropped patches leave holes in the grid")
+
+    blocks = list(layout.blocks(model))
+    indices = select_layers(layers, len(blocks))
+    selected = [blocks[index] for index in indices]
+    for index, block in zip(indices, selected, strict=True):
+        _require_localizable(block, index, layout)
+    build = _replacement if mode == "replace" else _addition
+    # All are built before the first is placed, so that what cannot be built leaves the model as it was.
+    localities = [
+        build(getattr(block, layout.mlp), config, layout.num_prefix_tokens(model, block)) for block in selected
+    ]
+    grids = layout.watch(model, selected)
+    for block, locality, grid in zip(selected, localities, grids, strict=True):
+        parameter = next(block.parameters())
+        locality.to(device=parameter.device, dtype=parameter.dtype).train(block.training)
+        if isinstance(locality, LocalityFeedForward):
+            setattr(block, layout.mlp, LocalityMlp(locality, grid))
+            _clear_branch(block, layout)
+        else:
+            _add_to_mlp(getattr(block, layout.mlp), locality, grid)
+    model.localizations = [*localizations(model), Localization(config, indices, mode)]  # type: ignore[assignment]
+    return model
+
+
+def localizations(model: nn.Module) -> list[Localization]:
+    """The calls of :func:`localize` that made ``model`` what it is."""
+    return list(getattr(model, "localizations", []))
+
+
+def layers_left(model: nn.Module) -> list[int]:
+    """Indices of the layers that no call of :func:`localize` has changed."""
+    changed = {index for call in localizations(model) for index in call.layers}
+    return [index for index, _ in enumerate(layout_of(model).blocks(model)) if index not in changed]
+
+
+class LocalityMlp(nn.Module):
+    """A locality feed-forward network in the place of a block's MLP; the block adds the input.
+
+    Args:
+        locality: the network.
+        token_grid: where the grid of the tokens is told.
+    """
+
+    def __init__(self, locality: GridFeedForward, token_grid: TokenGrid) -> None:
+        super().__init__()
+        self.locality = locality
+        self.token_grid = token_grid
+
+    def forward(self, x: Tensor, *grid: Any) -> Tensor:
+        """Tokens (B, N, D) or a map (B, H, W, D) to what is added to them; prefix tokens get nothing."""
+        return _on_tokens(self._branch, x, self.token_grid)
+
+    def _branch(self, x_BND: Tensor, grid: tuple[int, int]) -> Tensor:
+        prefix = self.locality.num_prefix_tokens
+        branch_BMD = self.locality.branch(x_BND, grid)
+        return torch.cat([torch.zeros_like(x_BND[:, :prefix]), branch_BMD], dim=1) if prefix else branch_BMD
+
+
+class LocalityBeforeProjection:
+    """Forward pre-hook of an MLP's last layer: its hidden tokens exchange information first.
+
+    A hook, because the layer then keeps its name and the model the keys of its state dict.
+
+    Args:
+        mlp: the MLP, which has the mechanism as its module ``locality``.
+        token_grid: where the grid of the tokens is told.
+    """
+
+    def __init__(self, mlp: nn.Module, token_grid: TokenGrid) -> None:
+        self.mlp = mlp
+        self.token_grid = token_grid
+
+    def __call__(self, layer: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Exchange the layer's input."""
+        return (_on_tokens(self.mlp.locality, args[0], self.token_grid), *args[1:])
+
+
+def _on_tokens(function: Any, x: Tensor, token_grid: TokenGrid) -> Tensor:
+    """Call ``function(tokens, grid)`` for tokens in row order, whether they come so, as a map, or in another order."""
+    if x.ndim == 4:
+        height, width = x.shape[1:3]
+        out_BHWD: Tensor = function(x.flatten(1, 2), (height, width)).unflatten(1, (height, width))
+        return out_BHWD
+    if token_grid.order is None or token_grid.place_in_order is None:
+        out_BND: Tensor = function(x, token_grid())
+        return out_BND
+    ordered_BND: Tensor = function(x[:, token_grid.order.to(x.device)], token_grid())
+    return ordered_BND[:, token_grid.place_in_order.to(x.device)]
+
+
+def _require_localizable(block: nn.Module, index: int, layout: TokenLayout) -> None:
+    mlp = getattr(block, layout.mlp, None)
+    if isinstance(mlp, LocalityMlp) or isinstance(getattr(mlp, "locality", None), HiddenLocality):
+        raise ValueError(f"layer {index} is already localized; each layer can be localized once")
+    if mlp is None or not isinstance(getattr(mlp, "fc2", None), nn.Linear):
+        raise ValueError(
+            f"layer {index} is a {type(block).__name__} without an MLP that ends in a linear layer fc2; "
+            "there is nothing to localize in it"
+        )
+
+
+def _replacement(mlp: nn.Module, config: LocalityConfig, prefix: int) -> LocalityFeedForward:
+    first = next(module for module in mlp.modules() if isinstance(module, nn.Linear))
+    last = mlp.get_submodule("fc2")
+    assert isinstance(last, nn.Linear)
+    if first.in_features != last.out_features:
+        raise ValueError(
+            f"an MLP from {first.in_features} to {last.out_features} channels cannot be replaced by a block that "
+            "adds its input; choose other layers, or mode='residual'"
+        )
+    return LocalityFeedForward(first.in_features, config, num_prefix_tokens=prefix)
+
+
+def _addition(mlp: nn.Module, config: LocalityConfig, prefix: int) -> HiddenLocality:
+    last = mlp.get_submodule("fc2")
+    assert isinstance(last, nn.Linear)
+    return HiddenLocality(last.in_features, config, num_prefix_tokens=prefix)
+
+
+def _add_to_mlp(mlp: nn.Module, locality: HiddenLocality, grid: TokenGrid) -> None:
+    mlp.add_module("locality", locality)
+    mlp.get_submodule("fc2").register_forward_pre_hook(LocalityBeforeProjection(mlp, grid))
+
+
+def _clear_branch(block: nn.Module, layout: TokenLayout) -> None:
+    """Take norm, layer scale and stochastic depth from a block's MLP branch."""
+    setattr(block, layout.norm, nn.Identity())
+    for name in layout.scale:
+        scale = getattr(block, name, None)
+        if isinstance(scale, nn.Parameter):
+            delattr(block, name)
+            block.register_buffer(name, torch.ones_like(scale.data), persistent=False)
+        elif isinstance(scale, nn.Module):
+            setattr(block, name, nn.Identity())
+    drop_path = getattr(block, layout.drop_path, None)
+    if isinstance(drop_path, DropPath) and layout.shares_drop_path:
+        for name in layout.shares_drop_path:
+            module = block.get_submodule(name)
+            module.add_module("drop_path", DropPath(drop_path.drop_prob, drop_path.scale_by_keep))
+            module.register_forward_hook(_drop_output)
+    setattr(block, layout.drop_path, nn.Identity())
+
+
+def _drop_output(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    dropped: Tensor = module.get_submodule("drop_path")(output)
+    return dropped

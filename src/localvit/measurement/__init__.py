@@ -1,7 +1,0 @@
-"""Time and memory of code on this machine: contestants in turns, and processes whose memory is the code's alone."""
-
-from localvit.measurement.memory import peak_memory
-from localvit.measurement.process import ProcessError, in_process
-from localvit.measurement.turns import Timed, rotated, take_turns
-
-__all__ = ["ProcessError", "Timed", "in_process", "peak_memory", "rotated", "take_turns"]

@@ -1,0 +1,1 @@
+"""The process and what surrounds it: its errors, files, terminal, cores and memory."""

@@ -1,0 +1,1 @@
+"""Files of weights, in and out: our own, the authors' and bare ones."""

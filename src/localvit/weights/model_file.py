@@ -1,0 +1,140 @@
+"""Files of weights that say what model they are of, so that nobody has to remember how it was made.
+
+They are safetensors with texts beside the tensors. Nobody vouches for a file from elsewhere: what its texts say is
+checked before anything is built from it, and the model is built without memory first, to see whether the tensors fit.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.data import ImageNetInfo
+from torch import Tensor, nn
+
+from localvit.data.config import InputConfig
+from localvit.locality.localize import localizations, localize
+from localvit.weights.checkpoints import fit, read_metadata, read_state_dict, require_fit, save_checkpoint
+from localvit.weights.model_description import ModelDescription, require_known
+from localvit.weights.official_keys import from_official
+
+__all__ = ["ModelDescription", "load_model", "read_description", "save_model"]
+
+_METADATA = "localvit_model"
+
+
+def save_model(model: nn.Module, description: ModelDescription, path: str | Path) -> None:
+    """Write the weights of ``model`` as safetensors that :func:`load_model` needs no more than.
+
+    Raises:
+        ValueError: where ``description`` is of another model, so that the file could not be loaded.
+    """
+    with torch.device("meta"):
+        described = _create(description, path)
+        for call in [] if localizations(described) else localizations(model):
+            localize(described, call.config, layers=call.layers, mode=call.mode)
+    require_fit(model.state_dict(), described, f"the model to be saved as {path}")
+    save_checkpoint(model, path, metadata={_METADATA: description.to_json()})
+
+
+def load_model(path: str | Path, *, name: str | None = None) -> tuple[nn.Module, ModelDescription]:
+    """The model in a file, ready for use, and what it is.
+
+    A file of :func:`save_model` says all of it. For others, such as the authors', ``name`` must; their classes are
+    counted by the classifier's tensor, and called by their numbers, or as in ImageNet-1k where they are 1000.
+
+    Args:
+        path: of :func:`save_model`, or anything that :func:`localvit.load_checkpoint` reads.
+        name: of the model, as timm knows it, for a file that does not say.
+
+    Raises:
+        FileNotFoundError: where there is no such file.
+        ValueError: where the file says nothing and there is no name; where the two contradict each other; for a
+            damaged file, one that asks to run code, and one whose tensors do not fit.
+    """
+    state_dict = read_state_dict(path)
+    described = read_description(path)
+    if described is not None and name not in (None, described.name):
+        raise ValueError(f"{path} is of a {described.name}, and --model is {name}; leave --model out")
+    if described is None and name is None:
+        raise ValueError(
+            f"{path} does not say which model it is of; say it with --model NAME, such as --model "
+            "localvit_tiny_patch16_224. The command 'localvit models' lists those of the paper, timm.list_models() all"
+        )
+    description = described or _description_by_name(name or "", state_dict)
+    with torch.device("meta"):
+        fit(_create(description, path), state_dict, path)
+    model = _create(description, path)
+    model.load_state_dict(fit(model, state_dict, path))
+    return model.eval(), description
+
+
+def read_description(path: str | Path) -> ModelDescription | None:
+    """What a file of :func:`save_model` says of its model; None for others.
+
+    Raises:
+        ValueError: where it says it in a way that this version does not understand.
+    """
+    text = read_metadata(path, _METADATA)
+    if text is None:
+        return None
+    try:
+        return ModelDescription.from_json(text)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ValueError(
+            f"what {path} says of its model is damaged, or from another version of localvit: {error}"
+        ) from error
+
+
+def _create(description: ModelDescription, path: str | Path) -> nn.Module:
+    """The model with new weights, not localized unless it always is."""
+    try:
+        return create_model(
+            description.name, description.input, num_classes=len(description.class_names), **description.arguments
+        )
+    except Exception as error:  # timm meets bad arguments with assertions, indices and whatever follows
+        raise ValueError(
+            f"{path} is described as {description.name} with {description.arguments}, which cannot be built; that is "
+            f"damaged, or from another version of localvit or timm: {type(error).__name__}: {error}"
+        ) from error
+
+
+def create_model(name: str, shown: InputConfig, *, num_classes: int, **arguments: Any) -> nn.Module:
+    """A model of timm for images of a size; some models take no size, since any will do."""
+    arguments = {"num_classes": num_classes, "in_chans": shown.channels, "img_size": shown.image_size, **arguments}
+    try:
+        model: nn.Module = timm.create_model(name, **arguments)
+    except TypeError as error:
+        if "img_size" not in str(error):
+            raise
+        del arguments["img_size"]
+        model = timm.create_model(name, **arguments)
+    return model
+
+
+def _description_by_name(name: str, state_dict: dict[str, Tensor]) -> ModelDescription:
+    """For a file that does not say: the model as timm makes it, with as many classes as the classifier has outputs."""
+    require_known(name)
+    with torch.device("meta"):
+        model: Any = timm.create_model(name)
+    config: dict[str, Any] = model.pretrained_cfg
+    classifier = config.get("classifier") or ""
+    classifier = classifier if isinstance(classifier, str) else classifier[0]
+    weight = from_official(state_dict, model).get(f"{classifier}.weight")
+    num_classes = model.num_classes if weight is None or weight.ndim == 0 else len(weight)
+    if num_classes == 1000:
+        imagenet = ImageNetInfo()
+        class_names = tuple(imagenet.index_to_description(index) for index in range(1000))
+    else:
+        class_names = tuple(map(str, range(num_classes)))
+    channels, height, width = config["input_size"]
+    known = config["interpolation"] in ("bicubic", "bilinear", "nearest")
+    shown = InputConfig(
+        image_size=(height, width),
+        channels=channels,
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        interpolation=config["interpolation"] if known else "bicubic",
+        crop_fraction=config["crop_pct"],
+    )
+    return ModelDescription(name, {}, class_names, shown)

@@ -1,0 +1,160 @@
+"""Evaluation against scikit-learn, alone and shared between processes: every image counts once."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from sklearn.metrics import confusion_matrix, log_loss, top_k_accuracy_score
+from torch import nn
+
+from localvit.data import DataConfig, DataError, InputConfig
+from localvit.data.transforms import evaluation_transform
+from localvit.evaluation.evaluate import Evaluation, evaluate
+from localvit.evaluation.report import write_evaluation
+from localvit.training import HardwareConfig
+from localvit.weights.model_file import ModelDescription, create_model, load_model, save_model
+
+CLASSES = ("ant", "bee", "cat", "dog", "elk", "fox")
+SHOWN = InputConfig((8, 8), crop_fraction=1.0)
+ARGUMENTS = {"patch_size": 4, "embed_dim": 12, "depth": 1, "num_heads": 2}
+CPU = HardwareConfig(accelerator="cpu", threads=1, workers=0)
+
+
+def make_images(folder: Path, count: int, *, classes: tuple[str, ...] = CLASSES) -> Path:
+    """``count`` images of noise, shared out between classes, as a part held out."""
+    rng = np.random.default_rng(count)
+    for index in range(count):
+        path = folder / "val" / classes[index % len(classes)] / f"{index:03}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(path)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose answers differ from image to image."""
+    torch.manual_seed(0)
+    model = create_model("localvit_tiny_relu6_mlp6_patch16_224", SHOWN, num_classes=len(CLASSES), **ARGUMENTS)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.3)
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    save_model(model, ModelDescription("localvit_tiny_relu6_mlp6_patch16_224", ARGUMENTS, CLASSES, SHOWN), path)
+    return path
+
+
+def plain_answers(model: nn.Module, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities (M, K) and labels (M,), image by image."""
+    paths = sorted((folder / "val").glob("*/*.png"))
+    transform = evaluation_transform(SHOWN)
+    with torch.no_grad():
+        logits_MK = torch.cat([model(transform(Image.open(path).convert("RGB"))[None]) for path in paths])
+    return logits_MK.double().softmax(dim=1).numpy(), np.array([CLASSES.index(path.parent.name) for path in paths])
+
+
+def data(folder: Path, **options: object) -> DataConfig:
+    return DataConfig("folder", root=str(folder), cache=str(folder / "cache"), **options)  # type: ignore[arg-type]
+
+
+def evaluated(model_file: Path, config: DataConfig, batch_size: int = 4) -> Evaluation:
+    return evaluate(*load_model(model_file), config, CPU, batch_size=batch_size)
+
+
+def test_the_figures_are_scikit_learns(model_file: Path, tmp_path: Path) -> None:
+    folder = make_images(tmp_path, 53)
+    found = evaluated(model_file, data(folder))
+    probabilities_MK, labels_M = plain_answers(load_model(model_file)[0], folder)
+    classes = range(len(CLASSES))
+    assert found.images == 53
+    expected_KK = confusion_matrix(labels_M, probabilities_MK.argmax(axis=1), labels=classes)
+    assert np.array_equal(found.confusion_KK, expected_KK)
+    assert len(np.unique(probabilities_MK.argmax(axis=1))) > 2, "the model answers all alike"
+    assert found.top1 == pytest.approx(100 * expected_KK.trace() / 53, abs=1e-12)
+    assert found.top5 == pytest.approx(100 * top_k_accuracy_score(labels_M, probabilities_MK, k=5, labels=classes))
+    assert found.loss == pytest.approx(log_loss(labels_M, probabilities_MK, labels=classes), rel=1e-5)
+
+
+SHARED = """
+import json, sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_evaluation import data, evaluated
+for folder in sys.argv[2:]:
+    found = evaluated(Path(sys.argv[1]), data(Path(folder)))
+    if __import__("torch").distributed.get_rank() == 0:
+        figures = [found.images, found.top1, found.top5, found.loss, found.confusion_KK.tolist()]
+        (Path(folder) / "shared.json").write_text(json.dumps(figures))
+"""
+
+
+@pytest.mark.parametrize("processes", [2, 7])
+def test_processes_that_share_an_evaluation_count_each_image_once(
+    processes: int, model_file: Path, tmp_path: Path
+) -> None:
+    folders = [make_images(tmp_path / str(count), count) for count in (5, 28, 53)]
+    script = tmp_path / "shared.py"
+    script.write_text(SHARED.format(tests=str(Path(__file__).parent)))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+    torchrun += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+    ended = subprocess.run(
+        [*torchrun, str(script), str(model_file), *map(str, folders)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert ended.returncode == 0, ended.stderr
+    for folder in folders:
+        images, top1, top5, loss, confusion_KK = json.loads((folder / "shared.json").read_text())
+        alone = evaluated(model_file, data(folder))
+        assert (images, top1, top5) == (alone.images, alone.top1, alone.top5)
+        assert confusion_KK == alone.confusion_KK.tolist()
+        assert loss == pytest.approx(alone.loss, rel=1e-6)
+
+
+def test_classes_are_matched_by_name_where_some_are_not_there(model_file: Path, tmp_path: Path) -> None:
+    folder = make_images(tmp_path, 9, classes=("bee", "fox"))
+    found = evaluated(model_file, data(folder))
+    assert found.confusion_KK.sum(axis=1).tolist() == [0, 5, 0, 0, 0, 4]
+    assert found.per_class()["top1"].isna().tolist() == [True, False, True, True, True, False]
+
+
+def test_a_class_that_the_model_does_not_know_is_named(model_file: Path, tmp_path: Path) -> None:
+    folder = make_images(tmp_path, 9, classes=("bee", "gnu"))
+    with pytest.raises(DataError, match=r"does not know 1 class\(es\) of the data: gnu. It knows 6: ant, bee"):
+        evaluated(model_file, data(folder))
+
+
+def test_a_broken_image_is_named_and_not_counted_or_stops(model_file: Path, tmp_path: Path) -> None:
+    folder = make_images(tmp_path, 12)
+    broken = folder / "val" / "bee" / "001.png"
+    broken.write_bytes(broken.read_bytes()[:40])
+    found = evaluated(model_file, data(folder, on_broken="skip"))
+    assert found.images == 11
+    assert len(found.broken_images) == 1
+    assert "001.png" in found.broken_images[0]
+    with pytest.raises(DataError, match=r"001\.png.*--data\.on_broken skip"):
+        evaluated(model_file, data(folder))
+
+
+def test_the_files_say_what_was_found(model_file: Path, tmp_path: Path) -> None:
+    found = evaluated(model_file, data(make_images(tmp_path / "images", 40)))
+    write_evaluation(found, tmp_path / "out")
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert (metrics["images"], metrics["top1"], metrics["loss"]) == (40, found.top1, found.loss)
+    matrix = pd.read_csv(tmp_path / "out" / "confusion_matrix.csv", index_col=0)
+    assert matrix.to_numpy().tolist() == found.confusion_KK.tolist()
+    assert tuple(matrix.columns) == tuple(matrix.index) == CLASSES
+    classes = pd.read_csv(tmp_path / "out" / "per_class.csv")
+    assert (classes["right"] / classes["images"] * 100).to_numpy() == pytest.approx(classes["top1"].to_numpy())
+    with Image.open(tmp_path / "out" / "confusion_matrix.png") as picture:
+        colours = picture.convert("RGB").getcolors(maxcolors=1 << 20)
+    assert colours is not None
+    assert len(colours) > 100, "the picture is empty"

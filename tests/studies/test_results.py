@@ -1,0 +1,29 @@
+"""The results in docs/results: the page says what the records say, and the records are of the studies here."""
+
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from localvit.studies.compose import compose, read_yaml
+from localvit.studies.statistics import StudySummary
+
+REPOSITORY = Path(__file__).parents[2]
+SCRIPT: dict[str, Any] = runpy.run_path(str(REPOSITORY / "docs" / "results.py"))
+FOUND: list[StudySummary] = SCRIPT["found"]()
+
+
+def test_the_page_is_written_from_the_records() -> None:
+    assert (REPOSITORY / "docs" / "results" / "README.md").read_text() == SCRIPT["page"](FOUND)
+
+
+@pytest.mark.parametrize("summary", FOUND, ids=lambda summary: f"{summary.config.name}-{summary.config.scale}")
+def test_every_run_of_a_kept_study_has_finished_and_the_study_is_still_the_same(summary: StudySummary) -> None:
+    assert not summary.failed
+    assert not summary.missing
+    config = summary.config
+    composed = compose(read_yaml(REPOSITORY / "src/localvit/studies/questions" / f"{config.name}.yaml"), config.scale)
+    assert {name: dict(overrides) for name, overrides in config.variants.items()} == composed["variants"]
+    epochs = {len(curve) for variant in summary.variants for curve in variant.curves.values()}
+    assert epochs == {config.recipe.training.total_epochs}

@@ -1,0 +1,66 @@
+"""``localvit convert`` and ``localvit models``, as commands."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from localvit.commands.cli import main
+from localvit.weights.checkpoints import read_localizations, read_state_dict
+
+OFFICIAL = json.loads((Path(__file__).parents[1] / "models" / "official_state_dicts.json").read_text())
+
+
+def official_file(name: str, path: Path) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    tensors = {
+        key: torch.rand(shape, generator=generator) if shape else torch.tensor(3)
+        for key, shape in OFFICIAL[name]["state_dict"].items()
+    }
+    torch.save({"model": tensors, "epoch": 1}, path)
+    return tensors
+
+
+@pytest.mark.parametrize("official", ["localvit_tiny_mlp4_act3_r192", "localvit_T2t_conv7", "localvit_pvt_tiny"])
+def test_a_checkpoint_goes_from_theirs_to_ours_and_back_without_loss(official: str, tmp_path: Path) -> None:
+    tensors = official_file(official, tmp_path / "theirs.pth")
+
+    assert main(["convert", str(tmp_path / "theirs.pth"), str(tmp_path / "ours.safetensors")]) == 0
+    assert main(["convert", str(tmp_path / "ours.safetensors"), str(tmp_path / "again.pth")]) == 0
+
+    assert read_localizations(tmp_path / "ours.safetensors")
+    torch.testing.assert_close(read_state_dict(tmp_path / "again.pth"), tensors, rtol=0, atol=0)
+
+
+def test_a_file_that_fits_no_model_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pth")
+    assert main(["convert", str(tmp_path / "other.pth"), str(tmp_path / "out.safetensors")]) == 1
+    assert "fits no model of the paper" in capsys.readouterr().err
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_a_target_of_unknown_form_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    official_file("localvit_pvt_tiny", tmp_path / "theirs.pth")
+    assert main(["convert", str(tmp_path / "theirs.pth"), str(tmp_path / "out.onnx")]) == 1
+    assert "it must be .safetensors for ours or .pth for the authors'" in " ".join(capsys.readouterr().err.split())
+
+
+def test_models_are_listed_with_the_published_costs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "--json"]) == 0
+    listed = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
+    tiny = OFFICIAL["localvit_tiny_mlp4_act3_r192"]
+    assert listed["localvit_tiny_patch16_224"] == {
+        "name": "localvit_tiny_patch16_224",
+        "parameters": tiny["parameters"],
+        "macs": tiny["macs"],
+        "baseline": "deit_tiny_patch16_224",
+        "top1": 74.84,
+    }
+    assert len([name for name in listed if name.startswith("localvit")]) == 9
+    assert {entry["baseline"] for entry in listed.values()} - {None} <= listed.keys()
+
+    assert main(["models"]) == 0
+    printed = capsys.readouterr().out
+    assert "1,266,475,008" in printed
+    assert "74.84" in printed
