@@ -17,7 +17,7 @@ from rich.progress import track
 from torch import nn
 
 from localvit import LocalityConfig, localize
-from localvit.locality.feed_forward import HiddenLocality
+from localvit.locality.hidden import HiddenLocality
 from localvit.locality.localize import localizations
 
 PAGE = Path(__file__).with_name("families.md")

@@ -6,8 +6,9 @@ Importing the package registers its models with timm: ``timm.create_model("local
 from localvit import models
 from localvit.locality.config import LocalityConfig
 from localvit.locality.feed_forward import LocalityFeedForward
+from localvit.locality.kernels.forms import save_memory
 from localvit.locality.kernels.fuse import fuse
-from localvit.locality.kernels.triton_stage import use_triton
+from localvit.locality.kernels.gpu.form import use_triton
 from localvit.locality.layouts import TokenLayout, register_layout
 from localvit.locality.localize import localize
 from localvit.system.machine import keep_memory
@@ -27,6 +28,7 @@ __all__ = [
     "models",
     "register_layout",
     "save_checkpoint",
+    "save_memory",
     "save_model",
     "use_triton",
 ]

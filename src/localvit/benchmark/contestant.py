@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from localvit.benchmark.measurement import Timed
 from localvit.benchmark.setting import Setting
 from localvit.data.config import InputConfig
-from localvit.locality.feed_forward import HiddenLocality, LocalityFeedForward
+from localvit.locality.feed_forward import LocalityFeedForward
+from localvit.locality.hidden import HiddenLocality
+from localvit.locality.kernels.forms import save_memory
 from localvit.locality.kernels.fuse import fuse
 from localvit.models.costs import count_macs, count_parameters
 from localvit.training.initial_model import attention
@@ -95,6 +97,8 @@ class Stepper:
         self.macs = _macs(model, setting)
         if setting.fuse and has_locality(model):
             model = fuse(model)
+        if setting.save_memory:
+            save_memory(model)
         dtype = torch.bfloat16 if setting.precision == "bf16" else torch.float32
         self.model = model.to(self.device, dtype)
         self.model.train(setting.mode == "training")

@@ -26,6 +26,7 @@ class Setting:
         batch_size: images a step.
         image_size: height and width in pixels, or one number for a square.
         fused_attention: whether timm's models compute attention in one operation, or step by step.
+        save_memory: whether models with locality train as :func:`localvit.save_memory` makes them.
         device: cpu, cuda, or auto for a GPU where there is one.
         threads: of the CPU; PyTorch's default by default.
 
@@ -40,6 +41,7 @@ class Setting:
     batch_size: int = 16
     image_size: tuple[int, int] | int = 224
     fused_attention: bool = True
+    save_memory: bool = False
     device: Device = "auto"
     threads: int | None = None
 
@@ -59,6 +61,9 @@ class Setting:
             raise ValueError(
                 "fuse is True in training; batch norms can be folded for inference alone, so leave fuse out"
             )
+
+        if self.mode == "inference" and self.save_memory:
+            raise ValueError("save_memory is True in inference; it changes what training stores, so leave it out")
 
     @property
     def height_and_width(self) -> tuple[int, int]:
@@ -106,6 +111,7 @@ class Setting:
             "compiled" if self.compile else "eager",
             "fused model" if self.fuse else "",
             "" if self.fused_attention else "attention step by step",
+            "saving memory" if self.save_memory else "",
             f"batch {self.batch_size}",
             f"{height} x {width}",
             "" if self.device == "auto" else self.device,

@@ -20,7 +20,7 @@ from localvit.system.terminal import ERRORS, RESULTS
 
 MODELS = ["deit_tiny_patch16_224", "localvit_tiny_patch16_224"]
 # Options of which several values can be given, and the field of a setting that each is.
-_LISTS = ("mode", "precision", "compile", "fuse", "fused_attention", "batch_size", "image_size")
+_LISTS = ("mode", "precision", "compile", "fuse", "fused_attention", "save_memory", "batch_size", "image_size")
 
 _DESCRIPTION = """Measure images a second of models beside each other on this machine: they take turns, and the first is
 the baseline of the others. Where an option has several values, every combination is measured. Writes every round's
@@ -40,6 +40,9 @@ def parser() -> Parser:
     )
     parser.add_argument(
         "--fused-attention", type=bool, nargs="+", default=[True], help="attention in one operation, or step by step"
+    )
+    parser.add_argument(
+        "--save-memory", type=bool, nargs="+", default=[False], help="recompute hidden maps of locality, training only"
     )
     parser.add_argument("--batch-size", type=PositiveInt, nargs="+", default=[16], help="images a step")
     parser.add_argument("--image-size", type=str, nargs="+", default=["224"], help="pixels, such as 224 or 192x256")

@@ -1,115 +1,41 @@
-"""Channel attention (section 3.2 of the paper): every channel of a map times a gate, a function of all channels' means.
+"""Channel attention (section 3.2 of the paper): scale each channel by a gate computed from the means of all channels.
 
-The modules are timm's; squeeze-and-excitation is arXiv 1709.01507, efficient channel attention arXiv 1910.03151.
-
-Shape suffixes: B images, C channels, R channels of the bottleneck, H x W the grid,
-M = H * W positions.
+The modules are timm's. Squeeze-and-excitation is arXiv 1709.01507, efficient channel attention arXiv 1910.03151.
 """
 
 import math
-from typing import Any
 
-import torch
 from timm.layers import EcaModule, SqueezeExcite, trunc_normal_
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from localvit.locality.config import ChannelAttention
-from localvit.locality.kernels.hooks import is_watched
-from localvit.locality.kernels.settle import settle
-from localvit.locality.kernels.sums import over_positions
-
-# Channels of a bottleneck that is not worth a call of a matrix product.
-_NARROW = 8
 
 
 def channel_attention(kind: ChannelAttention, channels: int, se_reduction: int) -> nn.Module:
-    """A module for maps (B, C, H, W).
+    """A channel attention module for feature maps (B, C, H, W).
 
     Args:
-        kind: none, squeeze-and-excitation (se), efficient channel attention with a sigmoid (eca) or a hard one (ecah).
-        channels: C.
-        se_reduction: with se, channels over the width of its bottleneck.
+        kind: none, squeeze-and-excitation (se), or efficient channel attention with a sigmoid (eca) or hard sigmoid
+            (ecah).
+        channels: number of channels C.
+        se_reduction: for se, the ratio of channels to bottleneck width.
 
     Raises:
-        ValueError: where that leaves a bottleneck of no channels.
+        ValueError: if the bottleneck would have no channels.
     """
     if kind == "none":
         return nn.Identity()
     if kind == "se":
         return _squeeze_excite(channels, se_reduction)
     gate = "sigmoid" if kind == "eca" else "hard_sigmoid"
-    # The size is given, because timm's own choice never goes below 3 and the authors' does.
+    # Pass the kernel size, because timm's own choice never goes below 3 and the authors' does.
     return EcaModule(kernel_size=eca_kernel_size(channels), gate_layer=gate)
 
 
 def eca_kernel_size(channels: int) -> int:
-    """Odd width of the 1-D convolution of ECA over ``channels`` channels (arXiv 1910.03151, equation 12)."""
+    """Odd width of ECA's 1-D convolution over ``channels`` channels (arXiv 1910.03151, equation 12)."""
     size = int(abs(math.log2(channels) + 1) / 2)
     return size if size % 2 else size + 1
-
-
-def gates(attention: Any, mean_B1C: Tensor) -> Tensor:
-    """What an attention multiplies the channels with (B, 1, C), of their means (B, 1, C)."""
-    if isinstance(attention, SqueezeExcite):
-        mean_B1C = _dense(F.relu(_dense(mean_B1C, attention.fc1)), attention.fc2)
-    else:
-        mean_B1C = attention.conv(mean_B1C)
-    gates_B1C: Tensor = attention.gate(mean_B1C)
-    return gates_B1C
-
-
-def attend(attention: nn.Module, image_BCHW: Tensor) -> Tensor:
-    """``attention(image)``; compiled, what is small is not computed at every position."""
-    if isinstance(attention, nn.Identity) or not torch.compiler.is_compiling() or is_watched(*attention.modules()):
-        attended_BCHW: Tensor = attention(image_BCHW)
-        return attended_BCHW
-    image_BMC = image_BCHW.permute(0, 2, 3, 1).flatten(1, 2)
-    dtype = torch.promote_types(image_BCHW.dtype, torch.float32)
-    sum_B1C: Tensor = _Sum.apply(image_BMC.to(dtype))
-    mean_B1C = (sum_B1C * (1 / image_BMC.shape[1])).to(image_BCHW.dtype)
-    attended_BMC: Tensor = _Scale.apply(image_BMC, settle(gates(attention, mean_B1C)))
-    attended_BHWC: Tensor = attended_BMC.unflatten(1, image_BCHW.shape[2:])
-    return attended_BHWC.permute(0, 3, 1, 2)
-
-
-def _dense(x_B1C: Tensor, layer: nn.Conv2d) -> Tensor:
-    weight_RC = layer.weight.flatten(1)
-    if min(weight_RC.shape) > _NARROW or not torch.compiler.is_compiling() or torch.is_grad_enabled():
-        return F.linear(x_B1C, weight_RC, layer.bias)
-    # A call takes longer than so few products, of which the compiler makes a loop.
-    assert layer.bias is not None
-    return (x_B1C[:, :, None] * weight_RC).sum(-1) + layer.bias
-
-
-class _Sum(torch.autograd.Function):
-    """Sum over positions; the gradient is the same at each of them, and is written once."""
-
-    @staticmethod
-    def forward(ctx: Any, x_BMC: Tensor) -> Tensor:
-        ctx.shape = x_BMC.shape
-        return over_positions(x_BMC)
-
-    @staticmethod
-    def backward(ctx: Any, grad_B1C: Tensor) -> Tensor:
-        grad_BMC: Tensor = settle(grad_B1C).expand(ctx.shape)
-        return grad_BMC
-
-
-class _Scale(torch.autograd.Function):
-    """Channels times their gates, with a sum over positions of our own in the gates' gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, x_BMC: Tensor, gates_B1C: Tensor) -> Tensor:
-        ctx.save_for_backward(x_BMC, gates_B1C)
-        return x_BMC * gates_B1C
-
-    @staticmethod
-    def backward(ctx: Any, grad_BMC: Tensor) -> tuple[Tensor, Tensor]:
-        x_BMC, gates_B1C = ctx.saved_tensors
-        dtype = torch.promote_types(grad_BMC.dtype, torch.float32)
-        dgates_B1C = over_positions(grad_BMC.to(dtype) * x_BMC.to(dtype))
-        return grad_BMC * gates_B1C, dgates_B1C.to(gates_B1C.dtype)
 
 
 def _squeeze_excite(channels: int, reduction: int) -> SqueezeExcite:
@@ -120,9 +46,9 @@ def _squeeze_excite(channels: int, reduction: int) -> SqueezeExcite:
             f"it must be at most {channels}"
         )
     attention = SqueezeExcite(channels, rd_channels=width, gate_layer="hard_sigmoid")
-    # In place, the activation would change what a checkpoint of the compiler may not see changed.
+    # timm's in-place activation would overwrite a tensor that activation checkpointing needs again.
     attention.act = nn.ReLU()
-    # timm writes the two linear layers as 1x1 convolutions; they still start as the paper's linear layers do.
+    # timm implements the two linear layers as 1x1 convolutions; initialize them like the paper's linear layers.
     for layer in (attention.fc1, attention.fc2):
         trunc_normal_(layer.weight, std=0.02)
         assert layer.bias is not None

@@ -13,7 +13,8 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from localvit.locality.config import Layers, LocalityConfig, Mode
-from localvit.locality.feed_forward import GridFeedForward, HiddenLocality, LocalityFeedForward
+from localvit.locality.feed_forward import GridFeedForward, LocalityFeedForward
+from localvit.locality.hidden import HiddenLocality
 from localvit.locality.layouts import TokenGrid, TokenLayout, layout_of
 
 

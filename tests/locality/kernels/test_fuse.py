@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 import localvit
 from localvit import LocalityConfig, LocalityFeedForward
-from localvit.locality.channel_attention import channel_attention, gates
+from localvit.locality.channel_attention import channel_attention
 from localvit.locality.config import Activation, ChannelAttention
+from localvit.locality.kernels.attend import gates
 from localvit.locality.kernels.fuse import FusedFeedForward, FusedHiddenLocality
 
 TWINS = [

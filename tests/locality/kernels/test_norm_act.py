@@ -1,26 +1,30 @@
 """Training in few passes against the plain sequence of modules: outputs, gradients, statistics, memory."""
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, get_args
+from unittest import mock
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from localvit import LocalityConfig, LocalityFeedForward
+from localvit import LocalityConfig, LocalityFeedForward, save_memory
 from localvit.locality.config import Activation, ChannelAttention
-from localvit.locality.kernels import norm_act
+from localvit.locality.kernels import few_passes, forms, norm_act
 
 
-@contextmanager
-def plain(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The modules one after the other."""
-    with monkeypatch.context() as patch:
-        patch.setattr(norm_act, "fits", lambda norm, act: False)
-        yield
+def in_few_passes(dim: int, config: LocalityConfig | None = None, **arguments: Any) -> LocalityFeedForward:
+    network = LocalityFeedForward(dim, config, **arguments).train()
+    save_memory(network)
+    return network
+
+
+def plain(network: LocalityFeedForward) -> LocalityFeedForward:
+    """A copy that runs its modules one after the other, compiled too."""
+    network = copy.deepcopy(network)
+    network.fast_form = lambda network, image_BDHW: network.in_order(image_BDHW)
+    return network
 
 
 def trained_step(model: Any, x_BND: Tensor, grid: tuple[int, int]) -> tuple[Tensor, ...]:
@@ -48,11 +52,10 @@ def test_a_step_is_that_of_the_plain_modules(
 ) -> None:
     torch.manual_seed(0)
     config = LocalityConfig(activation=activation, channel_attention=attention, depthwise=depthwise, kernel_size=5)
-    model = LocalityFeedForward(8, config, num_prefix_tokens=1).double().train()
+    model = in_few_passes(8, config, num_prefix_tokens=1).double()
     # Far from zero, where one pass over squares would lose digits, and where activations bend.
     x_BND = 3 * torch.randn(3, 1 + 20, 8, dtype=torch.float64) + 50
-    with plain(monkeypatch):
-        expected = trained_step(copy.deepcopy(model), x_BND, (4, 5))
+    expected = trained_step(plain(model), x_BND, (4, 5))
     if form == "formula":  # the arithmetic that the compiler gets, as it stands
         monkeypatch.setattr(norm_act, "_is_compiling", lambda: True)
     for ours, theirs in zip(trained_step(model, x_BND, (4, 5)), expected, strict=True):
@@ -61,42 +64,57 @@ def test_a_step_is_that_of_the_plain_modules(
 
 # The compiler's own gradient of a hard sigmoid has a sixth of single precision, here and in the plain modules.
 @pytest.mark.parametrize(("attention", "tolerance"), [("none", 1e-9), ("eca", 1e-9), ("se", 1e-6)])
-def test_compiled_it_is_the_same_step(
-    attention: ChannelAttention, tolerance: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_compiled_it_is_the_same_step(attention: ChannelAttention, tolerance: float) -> None:
     torch.manual_seed(0)
     model = LocalityFeedForward(8, LocalityConfig(channel_attention=attention), num_prefix_tokens=1).double().train()
     x_BND = torch.randn(3, 1 + 20, 8, dtype=torch.float64)
-    with plain(monkeypatch):
-        expected = trained_step(copy.deepcopy(model), x_BND, (4, 5))
+    expected = trained_step(plain(model), x_BND, (4, 5))
     torch.compiler.reset()
     compiled = torch.compile(model, fullgraph=True)
     for ours, theirs in zip(trained_step(compiled, x_BND, (4, 5)), expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("compiling", [False, True])
+def test_few_passes_are_the_default_where_they_are_faster(compiling: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled on a CPU; ``benchmarks/training_forms.py`` measures it."""
+    network = LocalityFeedForward(8).train()
+    few, in_order = mock.Mock(return_value=torch.zeros(2, 8, 3, 3)), mock.Mock(return_value=torch.zeros(2, 8, 3, 3))
+    monkeypatch.setattr(forms, "few_passes", few)
+    monkeypatch.setattr(network, "in_order", in_order)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
+    network(torch.randn(2, 9, 8), (3, 3))
+    assert (few.called, in_order.called) == (compiling, not compiling)
+
+
+def test_saving_memory_can_be_switched_off_and_is_copied_with_a_model() -> None:
+    model = nn.Sequential(in_few_passes(8))
+    assert copy.deepcopy(model)[0].fast_form is few_passes.few_passes
+    save_memory(model, enabled=False)
+    assert model[0].fast_form is forms.faster
+
+
 def test_gradients_are_those_of_finite_differences() -> None:
     torch.manual_seed(0)
-    model = LocalityFeedForward(3, LocalityConfig(activation="silu", expansion_ratio=2)).double().train()
+    model = in_few_passes(3, LocalityConfig(activation="silu", expansion_ratio=2)).double()
     x_BND = torch.randn(2, 6, 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x_BND: model(x_BND, (2, 3)), (x_BND,))
 
 
-def test_in_bfloat16_statistics_stay_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_bfloat16_statistics_stay_in_float32() -> None:
     torch.manual_seed(0)
-    model = LocalityFeedForward(16, LocalityConfig(channel_attention="se", se_reduction=8)).train()
+    model = in_few_passes(16, LocalityConfig(channel_attention="se", se_reduction=8))
     x_BND = torch.randn(8, 49, 16)
     exact = trained_step(copy.deepcopy(model).double(), x_BND.double(), (7, 7))
     with torch.autocast("cpu", torch.bfloat16):
-        with plain(monkeypatch):
-            theirs = trained_step(copy.deepcopy(model), x_BND, (7, 7))
+        theirs = trained_step(plain(model), x_BND, (7, 7))
         ours = trained_step(model, x_BND, (7, 7))
     for mine, other, true in zip(ours, theirs, exact, strict=True):
         assert mine.dtype == other.dtype
         assert _distance(mine, true) < max(1.25 * _distance(other, true), 1e-6)
 
 
-def test_of_the_hidden_maps_two_are_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_the_hidden_maps_two_are_stored() -> None:
     """In front of each norm; the plain modules store seven."""
 
     def hidden_maps_stored(model: nn.Module) -> int:
@@ -112,36 +130,33 @@ def test_of_the_hidden_maps_two_are_stored(monkeypatch: pytest.MonkeyPatch) -> N
         out_BND.sum().backward()
         return len(stored)
 
-    model = LocalityFeedForward(16, LocalityConfig(channel_attention="se", se_reduction=8)).train()
+    model = in_few_passes(16, LocalityConfig(channel_attention="se", se_reduction=8))
     x_BND = torch.randn(8, 49, 16, requires_grad=True)
     hidden = 8 * 49 * 64
     assert hidden_maps_stored(model) == 2
-    with plain(monkeypatch):
-        assert hidden_maps_stored(model) == 7
+    assert hidden_maps_stored(plain(model)) == 7
 
 
 def test_running_statistics_move_once_a_step() -> None:
-    model = LocalityFeedForward(8).train()
+    model = in_few_passes(8)
     x_BND = torch.randn(4, 25, 8, requires_grad=True)
     model(x_BND, (5, 5)).sum().backward()
     assert [int(norm.num_batches_tracked) for norm in model.modules() if isinstance(norm, nn.BatchNorm2d)] == [1, 1, 1]  # type: ignore[arg-type]
 
 
 def test_a_second_derivative_is_refused_rather_than_wrong() -> None:
-    model = LocalityFeedForward(8).train()
+    model = in_few_passes(8)
     x_BND = torch.randn(4, 25, 8, requires_grad=True)
     (gradient_BND,) = torch.autograd.grad(model(x_BND, (5, 5)).square().sum(), x_BND, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient_BND.sum().backward()
 
 
-def test_one_value_a_channel_is_refused_as_by_the_norm_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = LocalityFeedForward(8).train()
-    for context in (plain(monkeypatch), plain(pytest.MonkeyPatch())):
-        with context, pytest.raises(ValueError, match="Expected more than 1 value per channel"):
-            model(torch.randn(1, 1, 8), (1, 1))
-    with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
-        model(torch.randn(1, 1, 8), (1, 1))
+def test_one_value_a_channel_is_refused_as_by_the_norm_itself() -> None:
+    model = in_few_passes(8)
+    for network in (plain(model), model):
+        with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
+            network(torch.randn(1, 1, 8), (1, 1))
 
 
 class _Ignored(nn.BatchNorm2d):
@@ -169,7 +184,7 @@ def test_what_is_no_ordinary_batch_norm_in_training_is_called_as_it_is() -> None
 def test_hooks_on_its_modules_are_called(
     register: str, name: str, compiling: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = LocalityFeedForward(8, LocalityConfig(channel_attention="se")).train()
+    model = in_few_passes(8, LocalityConfig(channel_attention="se"))
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
     seen: list[Any] = []
     getattr(model.get_submodule(name), register)(lambda *arguments: seen.append(arguments))

@@ -1,14 +1,15 @@
 """The fused kernels against the plain layers in float64.
 
-Where there is no GPU the kernels run in Triton's interpreter, on tensors of the CPU. It is chosen where a kernel is
-decorated, so the module is loaded a second time for it: other tests may have imported the first one without.
+Without a GPU the kernels run in Triton's interpreter on CPU tensors. The interpreter is chosen when a kernel is
+decorated, so the modules are loaded a second time for it.
 """
 
-import importlib.util
+import importlib
 import sys
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -16,25 +17,28 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from localvit.locality.feed_forward import ACTIVATIONS
-from localvit.locality.kernels import triton_depthwise
+from localvit.locality.kernels import gpu
+from localvit.locality.kernels.gpu import depthwise
+from localvit.locality.kernels.gpu import device as device_code
 
 EPSILON = 1e-5
 
 
 def loaded_anew() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("triton_depthwise_anew", triton_depthwise.__file__)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """The module over kernels that are decorated now; the imported ones stay as they are."""
+    with mock.patch.dict(sys.modules):
+        del sys.modules[device_code.__name__], sys.modules[depthwise.__name__]
+        try:
+            return importlib.import_module(depthwise.__name__)
+        finally:
+            gpu.device, gpu.depthwise = device_code, depthwise
 
 
 @pytest.fixture(scope="module")
 def kernels() -> Iterator[ModuleType]:
     pytest.importorskip("triton")
     if torch.cuda.is_available():
-        yield triton_depthwise
+        yield depthwise
         return
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
@@ -297,7 +301,7 @@ def test_vectors_of_another_length_are_refused(kernels: ModuleType, device: str)
         kernels.norm_act_depthwise(Z.to(device), *vectors, torch.ones(5, device=device), WEIGHT.to(device), "gelu")
 
 
-@pytest.mark.parametrize("name", ["_forward_kernel", "_backward_kernel", "_statistics_gradient_kernel"])
+@pytest.mark.parametrize("name", ["forward_kernel", "backward_kernel", "statistics_gradient_kernel"])
 def test_the_compiler_takes_what_the_interpreter_runs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The interpreter is Python and allows more than the compiler does; and that needs no GPU, only the name of one."""
     triton = pytest.importorskip("triton")

@@ -12,16 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
-from localvit.locality.channel_attention import gates
-from localvit.locality.feed_forward import (
-    ACTIVATIONS,
-    ConvNormAct,
-    GridFeedForward,
-    HiddenLocality,
-    LocalityFeedForward,
-    on_grid,
-)
+from localvit.locality.feed_forward import ACTIVATIONS, ConvNormAct, GridFeedForward, LocalityFeedForward, on_grid
+from localvit.locality.hidden import HiddenLocality
 from localvit.locality.kernels import onednn
+from localvit.locality.kernels.attend import gates
 
 
 def fuse(model: nn.Module) -> nn.Module:

@@ -1,0 +1,46 @@
+"""Locality for pretrained transformers: a depth-wise convolution added to the hidden tokens of an existing MLP.
+
+Shape suffixes: B images, N = P + H * W tokens, P prefix tokens, E hidden channels of the MLP, H x W the token grid.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from localvit.locality.channel_attention import channel_attention
+from localvit.locality.config import LocalityConfig
+from localvit.locality.feed_forward import on_grid
+
+
+class HiddenLocality(nn.Module):
+    """A depth-wise convolution for the hidden tokens of a pretrained MLP.
+
+    It adds ``attention(convolution(x))`` to its input. The convolution starts at zero, so the MLP initially computes
+    exactly what it did before. There is no norm and no activation.
+
+    Args:
+        hidden: channels E of the hidden tokens.
+        config: kernel size and channel attention; the MLP keeps its own expansion ratio and activation.
+        num_prefix_tokens: number P of tokens before the grid, which pass through unchanged.
+    """
+
+    def __init__(self, hidden: int, config: LocalityConfig, *, num_prefix_tokens: int = 0) -> None:
+        super().__init__()
+        self.num_prefix_tokens = num_prefix_tokens
+        size = config.kernel_size
+        self.depthwise = nn.Conv2d(hidden, hidden, size, padding=size // 2, groups=hidden, bias=False)
+        nn.init.zeros_(self.depthwise.weight)
+        self.channel_attention = channel_attention(config.channel_attention, hidden, config.se_reduction)
+
+    def forward(self, x_BNE: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Mix hidden tokens (B, P + H * W, E) with their neighbors.
+
+        Raises:
+            ValueError: if the tokens do not fill a grid of (H, W).
+        """
+        prefix = self.num_prefix_tokens
+        out_BME = x_BNE[:, prefix:] + on_grid(self._on_grid, x_BNE, grid, prefix)
+        return torch.cat([x_BNE[:, :prefix], out_BME], dim=1) if prefix else out_BME
+
+    def _on_grid(self, image_BEHW: Tensor) -> Tensor:
+        out_BEHW: Tensor = self.channel_attention(self.depthwise(image_BEHW))
+        return out_BEHW
