@@ -4,18 +4,16 @@
     python benchmarks/breakdown.py --quick     # one step of two small images, to see that it works
 
 Time is the self CPU time of PyTorch's profiler, in eager execution; the profiler itself takes some, mostly of *other*.
-In training LocalViT-T runs as it is and as the plain sequence of PyTorch's modules, in inference as it is and fused.
+In training LocalViT-T runs as it is and with ``save_memory``, in inference as it is and fused.
 Writes ``benchmarks/results/breakdown.json``, and the same as a Markdown table and an offline page of charts.
 """
 
 import argparse
-import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import plotly.graph_objects as go
@@ -64,27 +62,18 @@ class Profiled:
         name: to be shown.
         model: a name that timm knows.
         changes: fields of the setting that are its own.
-        modules: whether locality in training is the plain sequence of PyTorch's modules.
     """
 
     name: str
     model: str
     changes: dict[str, Any] = field(default_factory=dict)
-    modules: bool = False
-
-    @contextlib.contextmanager
-    def its_path(self) -> Iterator[None]:
-        """Inside, locality runs as it is, or as the plain sequence of modules."""
-        never = mock.patch("localvit.locality.kernels.norm_act.fits", return_value=False)
-        with never if self.modules else contextlib.nullcontext():
-            yield
 
 
 CONTESTANTS = {
     "training": (
         Profiled("DeiT-T", DEIT),
-        Profiled("LocalViT-T, PyTorch's modules", LOCALVIT, modules=True),
         Profiled("LocalViT-T", LOCALVIT),
+        Profiled("LocalViT-T, saving memory", LOCALVIT, {"save_memory": True}),
     ),
     "inference": (
         Profiled("DeiT-T", DEIT),
@@ -139,13 +128,11 @@ def measure(contestants: Sequence[Profiled], setting: Setting, rounds: int) -> l
     for one in contestants:
         own = replace(setting, **one.changes)
         steppers[one.name] = Stepper(Contestant(one.model), own)
-        with one.its_path():
-            steppers[one.name].timed().warm_up()
+        steppers[one.name].timed().warm_up()
     found: dict[str, list[dict[str, float]]] = {one.name: [] for one in contestants}
     for _ in range(rounds):
         for one in contestants:
-            with one.its_path():
-                found[one.name].append(milliseconds(steppers[one.name]))
+            found[one.name].append(milliseconds(steppers[one.name]))
     return [
         {
             "name": name,

@@ -19,7 +19,7 @@ _NARROW = 8
 
 
 def gates(attention: Any, mean_B1C: Tensor) -> Tensor:
-    """What an attention multiplies the channels with (B, 1, C), of their means (B, 1, C)."""
+    """The factors (B, 1, C) by which an attention module scales the channels, given their means (B, 1, C)."""
     if isinstance(attention, SqueezeExcite):
         mean_B1C = _dense(F.relu(_dense(mean_B1C, attention.fc1)), attention.fc2)
     else:
@@ -29,7 +29,7 @@ def gates(attention: Any, mean_B1C: Tensor) -> Tensor:
 
 
 def attend(attention: nn.Module, image_BCHW: Tensor) -> Tensor:
-    """``attention(image)``; compiled, what is small is not computed at every position."""
+    """``attention(image)``; the compiled form computes the small tensors once, not at every position."""
     if isinstance(attention, nn.Identity) or not torch.compiler.is_compiling() or is_watched(*attention.modules()):
         attended_BCHW: Tensor = attention(image_BCHW)
         return attended_BCHW
@@ -46,13 +46,13 @@ def _dense(x_B1C: Tensor, layer: nn.Conv2d) -> Tensor:
     weight_RC = layer.weight.flatten(1)
     if min(weight_RC.shape) > _NARROW or not torch.compiler.is_compiling() or torch.is_grad_enabled():
         return F.linear(x_B1C, weight_RC, layer.bias)
-    # A call takes longer than so few products, of which the compiler makes a loop.
+    # So few products take less time as a compiled loop than the call of a matrix product does.
     assert layer.bias is not None
     return (x_B1C[:, :, None] * weight_RC).sum(-1) + layer.bias
 
 
 class _Sum(torch.autograd.Function):
-    """Sum over positions; the gradient is the same at each of them, and is written once."""
+    """Sum over positions; its gradient is equal at all positions and is stored once."""
 
     @staticmethod
     def forward(ctx: Any, x_BMC: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ class _Sum(torch.autograd.Function):
 
 
 class _Scale(torch.autograd.Function):
-    """Channels times their gates, with a sum over positions of our own in the gates' gradient."""
+    """Scale channels by their gates; the gradient of the gates uses the fast sum over positions."""
 
     @staticmethod
     def forward(ctx: Any, x_BMC: Tensor, gates_B1C: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""The convolutions of a locality feed-forward network in compiled training on CPUs, out of the compiler's sight.
+"""The convolutions of a locality feed-forward network, hidden from the compiler when training on CPUs.
 
-The compiler lays out all that leads to a convolution for convolutions, with the second dimension as the channels. The
-tokens (B, H, W, D) of a model with windows have them last, so that it turns them over in memory, and back. It does not
-know these operations, and leaves the layouts as they are.
+The compiler picks memory layouts for convolutions, and imposes them on everything that leads to one. For the tokens
+(B, H, W, D) of a windowed model this means a transposition in memory before and after. It cannot see inside these
+operators, and leaves the layouts alone.
 
 Shape suffixes: B images, C channels in, E out, H x W the grid, K x K the kernel, G channels of a group.
 """
@@ -17,10 +17,10 @@ from localvit.locality.kernels.hooks import is_watched
 
 
 def convolve(conv: nn.Conv2d, x_BCHW: Tensor) -> Tensor:
-    """``conv(x)`` (B, E, H, W) of a convolution without bias that keeps the grid, by itself or depth-wise."""
+    """``conv(x)`` (B, E, H, W), for a convolution without bias that keeps the grid size, dense or depth-wise."""
     out_BEHW: Tensor
     if torch.compiler.is_compiling() and x_BCHW.device.type == "cpu" and not is_watched(conv):
-        casts = torch.is_autocast_enabled("cpu") and x_BCHW.dtype != torch.float64  # which autocast leaves alone
+        casts = torch.is_autocast_enabled("cpu") and x_BCHW.dtype != torch.float64  # autocast leaves float64 alone
         dtype = torch.get_autocast_dtype("cpu") if casts else x_BCHW.dtype
         out_BEHW = _convolve(x_BCHW.to(dtype), conv.weight.to(dtype))
     else:
@@ -44,14 +44,14 @@ def _(x_BCHW: Tensor, weight_EGKK: Tensor) -> Tensor:
 def _convolve_backward(grad_BEHW: Tensor, x_BCHW: Tensor, weight_EGKK: Tensor) -> tuple[Tensor, Tensor]:
     kept = _kept_grid(x_BCHW, weight_EGKK)
     pointwise = weight_EGKK.shape[-1] == 1
-    # The public ``nn.grad.conv2d_input`` does not see the input, and gives a gradient in another layout.
+    # The public ``nn.grad.conv2d_input`` does not get the input, so its gradient has another memory layout.
     dx_BCHW, dweight_EGKK, _ = torch.ops.aten.convolution_backward(
         *(grad_BEHW, x_BCHW, weight_EGKK, None, [1, 1], [kept["padding"]] * 2, [1, 1], False, [0, 0], kept["groups"]),
         [pointwise, True, False],
     )
     if not pointwise:
-        # What a position gave to its neighbours comes back with the kernel turned around, a channel being a group of
-        # its own. oneDNN's gradient of the input takes longer.
+        # The input gradient of a depth-wise convolution is a convolution with the flipped kernel, which is faster than
+        # oneDNN's own gradient.
         dx_BCHW = F.conv2d(grad_BEHW, weight_EGKK.flip(2, 3), **kept)
     return dx_BCHW.contiguous(memory_format=torch.channels_last), dweight_EGKK.contiguous()
 

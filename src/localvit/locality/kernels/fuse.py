@@ -1,7 +1,7 @@
-"""An inference copy of a localized model: batch norms folded into the layers before them, activations fused.
+"""An inference copy of a localized model: batch norms folded into the preceding layers, activations fused.
 
-A batch norm in evaluation mode is one factor and one shift a channel, so it can be a part of the convolution's own
-weights. The two 1x1 convolutions become the linear layers that they are on tokens.
+In evaluation mode a batch norm is one scale and one shift per channel, which the convolution's weights can absorb. The
+two 1x1 convolutions become linear layers on tokens.
 
 Shape suffixes: B images, N = P + H * W tokens, M = H * W image tokens, D channels of a token, E hidden channels.
 """
@@ -19,16 +19,16 @@ from localvit.locality.kernels.attend import gates
 
 
 def fuse(model: nn.Module) -> nn.Module:
-    """A copy of ``model`` for inference, with the same outputs but for rounding, in fewer passes over the hidden map.
+    """A copy of ``model`` for inference with the same outputs up to rounding, in fewer passes over the hidden map.
 
     Args:
         model: any model; its locality feed-forward networks and hidden localities are fused, the rest is copied.
 
     Returns:
-        The copy, in evaluation mode and without gradients: for training keep the original. It takes and gives what the
-        original does, can be compiled and exported, and has keys of its own in its state dict. On CPUs a second form of
-        its weights is kept, made anew where they change; only changes of their ``data`` in place are not noticed, as
-        autograd would not notice them.
+        The copy, in evaluation mode and without gradients; keep the original for training. It has the interface of the
+        original, can be compiled and exported, and its state dict has different keys. On CPUs it caches its weights in
+        oneDNN's layout and refreshes the cache when they change. In-place changes of a weight's ``data`` go unnoticed,
+        as they do in autograd.
     """
     fused = copy.deepcopy(model).eval().requires_grad_(False)
     for name, module in list(fused.named_modules()):
@@ -41,7 +41,7 @@ def fuse(model: nn.Module) -> nn.Module:
 
 
 def _fused(module: nn.Module) -> nn.Module | None:
-    """What takes the place of a module in evaluation mode; none where it stays."""
+    """The fused replacement of a module, or None to keep the module."""
     if type(module) is LocalityFeedForward:
         return FusedFeedForward(module)
     if type(module) is HiddenLocality and isinstance(module.channel_attention, nn.Identity):
@@ -50,7 +50,7 @@ def _fused(module: nn.Module) -> nn.Module | None:
 
 
 class FusedFeedForward(GridFeedForward):
-    """A locality feed-forward network whose norms are part of its layers.
+    """A locality feed-forward network with its norms folded into its layers.
 
     Args:
         locality: the network, in evaluation mode.
@@ -89,7 +89,7 @@ class FusedFeedForward(GridFeedForward):
     def _attend(self, hidden_BME: Tensor) -> Tensor:
         if isinstance(self.channel_attention, nn.Identity):
             return hidden_BME
-        # The mean as a matrix product: some times faster than a reduction in half precision.
+        # As a matrix product the mean is several times faster than a reduction in half precision.
         ones_1M = hidden_BME.new_ones(1, hidden_BME.shape[1])
         mean_B1E = (ones_1M @ hidden_BME) / hidden_BME.shape[1]
         out_BME: Tensor = hidden_BME.mul_(gates(self.channel_attention, mean_B1E))
@@ -97,7 +97,7 @@ class FusedFeedForward(GridFeedForward):
 
 
 class FusedHiddenLocality(HiddenLocality):
-    """A hidden locality whose convolution adds its input by itself, in its middle tap.
+    """A hidden locality whose convolution adds its input through its center tap.
 
     Args:
         locality: the hidden locality, without channel attention.
@@ -129,7 +129,7 @@ def _tokens(image_BCHW: Tensor) -> Tensor:
 
 
 def _folded(stage: nn.Module) -> nn.Conv2d:
-    """A convolution that does what it and its norm did, worked out in float64."""
+    """A convolution with its batch norm folded in, computed in float64."""
     assert isinstance(stage, ConvNormAct)
     dtype = stage.conv.weight.dtype
     double = copy.deepcopy(stage).double()
@@ -137,7 +137,7 @@ def _folded(stage: nn.Module) -> nn.Conv2d:
 
 
 def _linear(stage: nn.Module) -> nn.Linear:
-    """A 1x1 convolution and its norm as a linear layer."""
+    """A 1x1 convolution and its batch norm as a linear layer."""
     conv = _folded(stage)
     linear = nn.Linear(conv.in_channels, conv.out_channels, device="meta")
     assert conv.bias is not None

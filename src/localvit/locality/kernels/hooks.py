@@ -1,11 +1,11 @@
-"""Hooks that users have added to modules."""
+"""Detect hooks that users have registered on modules."""
 
 from torch import nn
 
 
 def is_watched(*modules: nn.Module) -> bool:
-    """Whether calls of any of these modules are seen by a hook, so that they must be made."""
-    # Hooks are added by public methods and seen in private dictionaries only.
+    """Whether a hook observes calls of any of these modules, which therefore must not be bypassed."""
+    # PyTorch registers hooks through public methods but lists them only in private dictionaries.
     return any(
         module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
         for module in modules

@@ -1,11 +1,11 @@
-"""Batch norm and activation of a feature map, as one step that stores its input alone.
+"""Batch norm and activation of a feature map as one step that stores only its input.
 
-PyTorch's own batch norm and activation store two maps more, and read them again; the hidden maps of a locality
-feed-forward network are by far the largest tensors of a block. Here the statistics are taken first, and everything else
-is computed from the input whenever it is needed.
+PyTorch's batch norm and activation store two more maps and read them again, and the hidden maps of a locality
+feed-forward network are by far the largest tensors of a block. This step computes the batch statistics first and
+recomputes everything else from the input when needed.
 
-There are two forms of the same formulas: PyTorch's kernels for eager execution, and plain arithmetic for
-``torch.compile``, written such that its compiler makes one pass of each.
+The formulas exist twice: as PyTorch kernels for eager execution, and as plain arithmetic that ``torch.compile`` fuses
+into one pass each.
 
 Shape suffixes: B images, C channels, H x W the grid, M = H * W positions.
 """
@@ -30,13 +30,13 @@ Statistics = tuple[Tensor, Tensor]
 
 
 class _Activation(NamedTuple):
-    """An activation for both forms.
+    """An activation in both forms.
 
     Attributes:
-        eager: the function, in place where PyTorch has that.
-        eager_backward: PyTorch's kernel for a gradient and the function's input.
-        formula: the function as arithmetic; without a division, which takes longer than all the rest.
-        derivative: its derivative.
+        eager: the function, in place if PyTorch supports it.
+        eager_backward: PyTorch's backward kernel, from the gradient and the function's input.
+        formula: the function as arithmetic, without a division, which would take longer than everything else.
+        derivative: the derivative of the function.
     """
 
     eager: Pointwise
@@ -54,7 +54,7 @@ def _silu_derivative(y: Tensor) -> Tensor:
     return gate * (1 + y * (1 - gate))
 
 
-# The kernels of activations' gradients have no public name; tests compare all of them with autograd's.
+# The backward kernels of activations have no public name; the tests compare each with autograd.
 _ACTIVATIONS: dict[type[nn.Module], _Activation] = {
     nn.ReLU6: _Activation(
         lambda y: F.relu6(y, inplace=True),
@@ -79,9 +79,9 @@ _ACTIVATIONS: dict[type[nn.Module], _Activation] = {
 
 
 def fits(norm: nn.Module, act: nn.Module) -> bool:
-    """Whether :func:`then` can stand for ``act(norm(z))``: an ordinary batch norm in training that nobody watches.
+    """Whether :func:`then` may replace ``act(norm(z))``: an ordinary batch norm in training mode, without hooks.
 
-    Synchronized and frozen ones, and modules with hooks, are called as they are.
+    Synchronized and frozen batch norms, and modules with hooks, must be called as modules.
     """
     return (
         type(norm) is nn.BatchNorm2d
@@ -100,7 +100,7 @@ def _is_compiling() -> bool:
 
 
 def batch_statistics(z_BCHW: Tensor, norm: nn.BatchNorm2d) -> Statistics:
-    """Mean and biased variance (C,) of a batch; the running ones of ``norm`` move towards them."""
+    """Mean and biased variance (C,) of a batch; also updates the running statistics of ``norm``."""
     z_BCHW = z_BCHW.detach()
     if _is_compiling():
         statistics = _two_pass(_tokens(z_BCHW))
@@ -115,7 +115,7 @@ def batch_statistics(z_BCHW: Tensor, norm: nn.BatchNorm2d) -> Statistics:
 
 
 def move(norm: nn.BatchNorm2d, statistics: Statistics, count: int) -> None:
-    """Move the running statistics of ``norm`` towards those of a batch of ``count`` values a channel."""
+    """Update the running statistics of ``norm`` with those of a batch of ``count`` values per channel."""
     mean_C, var_C = statistics
     assert norm.running_mean is not None
     assert norm.running_var is not None
@@ -130,17 +130,17 @@ def move(norm: nn.BatchNorm2d, statistics: Statistics, count: int) -> None:
 def then(
     following: Pointwise, z_BCHW: Tensor, norm: nn.BatchNorm2d, act: nn.Module, statistics: Statistics | None = None
 ) -> Tensor:
-    """``following(act(norm(z)))`` with a batch norm in training, for which the backward pass needs ``z`` alone.
+    """``following(act(norm(z)))`` for a batch norm in training mode; the backward pass needs only ``z``.
 
     Args:
-        following: what is done with the map (B, C, H, W); the backward pass does it again, up to its last operation.
-        z_BCHW: the map in front of the norm.
-        norm: the norm; its running statistics move.
+        following: maps the feature map (B, C, H, W) further; the backward pass repeats it up to its last operation.
+        z_BCHW: the input of the norm.
+        norm: the batch norm; its running statistics are updated.
         act: the activation.
-        statistics: mean and biased variance (C,) of ``z``, where they are known and ``norm`` has moved already.
+        statistics: mean and biased variance (C,) of ``z`` if known; then ``norm`` must have been updated already.
 
     Raises:
-        RuntimeError: from autograd, for a second derivative.
+        RuntimeError: from autograd, on a second derivative.
     """
     mean_C, var_C = batch_statistics(z_BCHW, norm) if statistics is None else statistics
 
@@ -148,7 +148,7 @@ def then(
         a_BCHW: Tensor = _NormAct.apply(z_BCHW, norm.weight, norm.bias, mean_C, var_C, norm.eps, type(act))
         return following(a_BCHW)
 
-    # Eager execution stops before it would do the last operation again. The compiler has to be told.
+    # Eager recomputation stops before the last operation by itself; the compiler has to be told.
     contexts = partial(create_selective_checkpoint_contexts, _store_products)
     told: dict[str, Any] = {"context_fn": contexts} if _is_compiling() else {}
     out_BCHW: Tensor = checkpoint(run, z_BCHW, use_reentrant=False, preserve_rng_state=False, **told)
@@ -183,7 +183,7 @@ class _NormAct(torch.autograd.Function):
         return _map_like(_ACTIVATIONS[act].formula(y_BMC), z_BCHW)
 
     @staticmethod
-    @once_differentiable  # the statistics are constants here, so a second derivative would be wrong
+    @once_differentiable  # it treats the statistics as constants, so a second derivative would be wrong
     def backward(ctx: Any, grad_BCHW: Tensor) -> tuple[Tensor | None, ...]:
         z_BCHW, weight_C, bias_C, mean_C, var_C = ctx.saved_tensors
         form = _backward_formula if _is_compiling() else _backward_eager
@@ -203,7 +203,7 @@ def _backward_eager(
     y_BCHW = F.batch_norm(z_BCHW, mean_C, var_C, weight_C, bias_C, False, 0.0, eps)
     dy_BCHW = _ACTIVATIONS[act].eager_backward(grad_BCHW.to(y_BCHW.dtype), y_BCHW)
     invstd_C = torch.rsqrt(var_C + eps)
-    # The gradient of a batch norm has no public name.
+    # The backward kernel of batch norm has no public name.
     dz_BCHW, dweight_C, dbias_C = torch.ops.aten.native_batch_norm_backward(
         dy_BCHW, z_BCHW, weight_C, None, None, mean_C, invstd_C, True, eps, [True, True, True]
     )
@@ -225,8 +225,8 @@ def _backward_formula(
     derivative = _ACTIVATIONS[act].derivative
     count = z_BMC.shape[0] * z_BMC.shape[1]
     invstd_C = torch.rsqrt(var_C + eps)
-    # The gradient of the norm's output thrice, with the terms in another order each time: the compiler would take it
-    # for one tensor that is used often, and write it in full precision for all to read.
+    # The gradient of the norm's output appears three times, each with its terms in another order. Otherwise the
+    # compiler would recognize one shared tensor and write it to memory in full precision.
     dbias_C = over_images_and_positions(grad_BMC * derivative(shift_C + scale_C * z_BMC))
     product_C = over_images_and_positions(grad_BMC * derivative(shift_C + z_BMC * scale_C) * z_BMC)
     dweight_C = (product_C - mean_C * dbias_C) * invstd_C
@@ -251,16 +251,16 @@ def _two_pass(z_BMC: Tensor) -> Statistics:
 
 
 def _tokens(x_BCHW: Tensor) -> Tensor:
-    """The map as tokens (B, M, C): a view, as the map is channels-last."""
+    """The map as tokens (B, M, C): a view, because the map is channels-last."""
     return x_BCHW.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 def _wide(x: Tensor) -> Tensor:
-    """In the precision that sums need."""
+    """Cast half precision to float32, as sums need."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 def _map_like(x_BMC: Tensor, like_BCHW: Tensor) -> Tensor:
-    """Tokens as a map of the size and type of another."""
+    """Tokens as a map with the size and dtype of another."""
     x_BHWC: Tensor = x_BMC.to(like_BCHW.dtype).unflatten(1, like_BCHW.shape[2:])
     return x_BHWC.permute(0, 3, 1, 2)

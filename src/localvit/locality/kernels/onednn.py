@@ -1,8 +1,7 @@
-"""A fused locality feed-forward network on CPUs: few passes over the hidden map, and a few images at a time.
+"""oneDNN operators for a fused locality feed-forward network on CPUs: few passes, a few images at a time.
 
-The layers are oneDNN's operations. PyTorch offers them to its own compiler only, under names that are private:
-``tests/kernels/test_onednn.py`` compares them with the public ones. Where they are not there, or cannot be used, the
-public ones run.
+PyTorch offers these operators only to its own compiler, under private names; ``tests/locality/kernels/test_onednn.py``
+compares them with the public ones. ``fuse`` falls back to the public operators when these are unavailable.
 
 Shape suffixes: B images, M = H * W tokens, C channels, E of them hidden, H x W the grid.
 """
@@ -14,14 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
-# Of the hidden map at a time. Larger ones leave the cache, and the C library returns their memory to the system after
-# each layer, only to have it mapped and cleared again by the next.
+# Largest hidden map to process at once. A larger one leaves the cache, and the C library returns its memory to the
+# system after each layer, only for the next layer to have it mapped and cleared again.
 _BYTES = 2.5 * 2**20
 _MOST_PARTS = 4
 
 
 class _PostOp(NamedTuple):
-    """An activation in oneDNN's terms."""
+    """An activation as oneDNN names it."""
 
     name: str
     numbers: tuple[float, ...] = ()
@@ -36,7 +35,7 @@ _POST_OPS = {
     "silu": _PostOp("swish"),
 }
 _OPERATIONS = torch.ops.mkldnn
-# Weights as they were when they were packed, and what came of it.
+# For each weight, its version and address when it was packed, and the packed copy.
 _PACKED: MutableMapping[Tensor, tuple[tuple[int, int], Tensor]] = WeakIdKeyDictionary()
 _DTYPES: set[torch.dtype] = set()
 if torch.backends.mkldnn.is_available() and hasattr(_OPERATIONS, "_linear_pointwise"):
@@ -46,9 +45,9 @@ if torch.backends.mkldnn.is_available() and hasattr(_OPERATIONS, "_linear_pointw
 
 
 def fits(x: Tensor, activation: str) -> bool:
-    """Whether oneDNN can be used here: on a CPU, and where nothing is recorded.
+    """Whether these operators apply: on a CPU, without gradients or autocast.
 
-    Nothing is recorded without gradients and outside of export, which is to keep the public operations.
+    An exported model must contain only public operators, so they do not apply under export or tracing either.
     """
     return (
         x.device.type == "cpu"
@@ -62,7 +61,7 @@ def fits(x: Tensor, activation: str) -> bool:
 
 
 def images_at_a_time(x_BMD: Tensor, hidden: int) -> int:
-    """How many images' hidden maps stay in the cache; when compiling such that the compiler does not see many parts."""
+    """Number of images whose hidden maps fit the cache; when compiling, large enough that few parts are unrolled."""
     images = max(1, int(_BYTES // (x_BMD.shape[1] * hidden * x_BMD.element_size())))
     return max(images, -(-x_BMD.shape[0] // _MOST_PARTS)) if torch.compiler.is_compiling() else images
 
@@ -77,7 +76,7 @@ def linear(x_BMC: Tensor, layer: nn.Linear, activation: str | None = None) -> Te
 def expand_and_mix(
     x_BMD: Tensor, expand: nn.Linear, depthwise: nn.Conv2d, activation: str, grid: tuple[int, int]
 ) -> Tensor:
-    """``activation(depthwise(activation(expand(x))))`` (B, M, E) in two passes; the convolution keeps the grid."""
+    """``activation(depthwise(activation(expand(x))))`` (B, M, E) in two passes; the convolution keeps the grid size."""
     function = torch.ops.localvit.expand_and_mix if torch.compiler.is_compiling() else _expand_and_mix
     out_BME: Tensor = function(
         x_BMD, expand.weight, expand.bias, depthwise.weight, depthwise.bias, activation, grid[0], grid[1]
@@ -116,8 +115,8 @@ def _expand_and_mix(
 
 
 def _packed(weight: Tensor, pack: Callable[[], Tensor]) -> Tensor:
-    """A weight in oneDNN's own layout, into which each call would bring it; kept until the weight changes."""
-    if weight.is_inference():  # nothing tells whether it has changed
+    """The weight in oneDNN's own layout, cached until it changes; otherwise each call would convert it."""
+    if weight.is_inference():  # inference tensors do not track changes
         return weight
     state = (weight._version, weight.data_ptr())
     kept = _PACKED.get(weight)
@@ -130,8 +129,8 @@ def _like(x_BMC: Tensor, weight_EC: Tensor, *_: object) -> Tensor:
     return x_BMC.new_empty(*x_BMC.shape[:-1], len(weight_EC))
 
 
-# Under names of their own for the compiler, which calls them as they are. Of oneDNN's it believes that their weights
-# never change, and it chooses layouts for them.
+# Registered under our own names, so that the compiler calls them as they are. For oneDNN's names it assumes constant
+# weights and chooses layouts itself.
 for _name, _operation, _arguments in (
     ("linear", _linear, "Tensor weight, Tensor? bias, str? activation"),
     (

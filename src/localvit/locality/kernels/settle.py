@@ -1,4 +1,4 @@
-"""Small tensors that compiled code computes once, in place of at every position of the map that they are used on."""
+"""Make compiled code compute a small tensor once, instead of again at every position of the map that uses it."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 @torch.library.custom_op("localvit::settle", mutates_args=())
 def settle(x: Tensor) -> Tensor:
-    """A copy, which is finished before it is used; so is its gradient."""
+    """A copy that is materialized before its first use; its gradient is materialized too."""
     return x.clone()
 
 

@@ -1,10 +1,10 @@
-"""Sums over the positions of a map, in a form from which the compiler makes a fast loop on a CPU.
+"""Sum over the positions of a map in a form that compiles to a fast loop on a CPU.
 
-Of a plain sum over positions it makes a loop down one group of channels after the other, which touches a page of memory
-for some bytes. Here neighbouring positions are added first, all channels beside each other as they lie in memory, and
-PyTorch's own sum adds up the rest.
+The compiler turns a plain sum over positions into a loop over one group of channels after another, which touches a page
+of memory for a few bytes. Here neighboring positions are added first, across all channels in memory order, and
+PyTorch's own sum adds the partial results.
 
-Shape suffixes: B images, M positions, C channels, N parts into which the positions are added first.
+Shape suffixes: B images, M positions, C channels, N partial sums per image.
 """
 
 import torch
@@ -14,7 +14,7 @@ _MOST_AT_ONCE = 8
 
 
 def over_positions(x_BMC: Tensor) -> Tensor:
-    """Sum (B, 1, C) over the positions of each image."""
+    """Sum over the positions of each image: (B, M, C) to (B, 1, C)."""
     if x_BMC.device.type != "cpu":
         return x_BMC.sum(1, keepdim=True)
     sum_B1C: Tensor = _add_up(_neighbours(x_BMC))
@@ -22,9 +22,9 @@ def over_positions(x_BMC: Tensor) -> Tensor:
 
 
 def over_images_and_positions(x_BMC: Tensor) -> Tensor:
-    """Sum (C,) over the positions of all images."""
+    """Sum over the positions of all images: (B, M, C) to (C,)."""
     if x_BMC.device.type != "cpu":
-        return x_BMC.sum(1).sum(0)  # image by image, which stays in the cache
+        return x_BMC.sum(1).sum(0)  # image by image, to stay in cache
     sum_C: Tensor = _add_up(_neighbours(x_BMC).flatten(0, 1)[None]).flatten()
     return sum_C
 
@@ -38,7 +38,7 @@ def _neighbours(x_BMC: Tensor) -> Tensor:
     return sum_BNC
 
 
-# Under a name of its own, so that the compiler finishes the parts before, and does not add them up in that slow loop.
+# An opaque operator: the compiler has to finish the partial sums first, and cannot merge this sum into its slow loop.
 @torch.library.custom_op("localvit::add_up", mutates_args=())
 def _add_up(part_BNC: Tensor) -> Tensor:
     return part_BNC.sum(1, keepdim=True)

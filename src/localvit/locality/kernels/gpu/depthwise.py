@@ -1,11 +1,11 @@
 """Batch norm, activation and depth-wise convolution of a channels-last grid in one pass, as Triton kernels.
 
-The grid between the two 1x1 convolutions of the mechanism is the largest tensor there is, and the plain layers read and
-write it once for each step. Here one kernel reads it, writes the output of the convolution and gathers the statistics
-that the next batch norm needs; the backward pass keeps nothing but the input, and computes the rest anew.
+The hidden map between the two 1x1 convolutions is the largest tensor of the mechanism, and plain layers read and write
+it once per step. Here one kernel reads it, writes the output of the convolution and accumulates the statistics that the
+next batch norm needs. The backward pass stores only the input and recomputes the rest.
 
-Shape suffixes: B images, H x W the grid, E channels, k x k the kernel (T = k * k its taps), P programs that leave one
-part of a sum each, L columns of a program's tile.
+Shape suffixes: B images, H x W the grid, E channels, k x k the kernel (T = k * k its taps), P programs, each of which
+writes one partial sum, L columns of a program's tile.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class Tile(NamedTuple):
-    """Work of one program: columns of one row at a time, channels that lie next to each other, and warps for both."""
+    """The work of one program: columns of a row, adjacent channels, and the warps that share them."""
 
     columns: int
     channels: int
     warps: int
 
 
-# For each side of the kernel; chosen for few registers, not by time. A program walks down the rows with the sums of k
-# output rows in registers, and backward those of k * k taps.
+# By kernel size; chosen to save registers, not by timing. A program walks down the rows and keeps the sums of k output
+# rows in registers; in the backward pass those of k * k taps.
 TILES = {1: Tile(8, 64, 4), 3: Tile(8, 64, 4), 5: Tile(8, 64, 8), 7: Tile(8, 32, 8)}
-BAND_ROWS = 32  # output rows of a program; each band reads k - 1 rows of its neighbours once more
-PROGRAMS = 4096  # enough for a large GPU; a larger batch gives each program more to do, and leaves no more partial sums
-BLOCK_POSITIONS = 32  # of the elementwise kernel
+BAND_ROWS = 32  # output rows per program; each band reads k - 1 rows of its neighbors again
+PROGRAMS = 4096  # enough for a large GPU; larger batches give each program more work, not more partial sums
+BLOCK_POSITIONS = 32  # positions per program of the elementwise kernel
 
 
 class NormActDepthwise(NamedTuple):
-    """Output of the convolution, with its mean and biased variance over (B, H, W), or None where not asked for."""
+    """Output of the convolution, and its mean and biased variance over (B, H, W), or None if not requested."""
 
     out_BHWE: Tensor
     mean_E: Tensor | None
@@ -52,19 +52,19 @@ class NormActDepthwise(NamedTuple):
 
 
 def fits(z_BHWE: Tensor, weight_E1kk: Tensor, activation: str) -> bool:
-    """Whether ``norm_act_depthwise`` can run: device, dtype, memory layout, kernel size and activation.
+    """Whether ``norm_act_depthwise`` supports this device, dtype, memory layout, kernel size and activation.
 
     Args:
         z_BHWE: the input (B, H, W, E).
         weight_E1kk: weights of the convolution (E, 1, k, k).
-        activation: its name.
+        activation: name of the activation.
     """
     if triton is None or activation not in ACTIVATIONS or z_BHWE.device != weight_E1kk.device:
         return False
     if INTERPRETED:
         runs = z_BHWE.device.type == "cpu" and z_BHWE.dtype in (*DTYPES, torch.float64)
     else:
-        # Triton launches on the current GPU, whichever one its arguments are on.
+        # Triton launches on the current GPU, even if its arguments are on another one.
         runs = z_BHWE.is_cuda and z_BHWE.get_device() == torch.cuda.current_device() and z_BHWE.dtype in DTYPES
     size = weight_E1kk.shape[-1]
     return (
@@ -87,29 +87,29 @@ def norm_act_depthwise(
     activation: str,
     training: bool = True,
 ) -> NormActDepthwise:
-    """``conv(act((z - mean) * invstd * gamma + beta))``: depth-wise, stride 1, padded with zeros to keep the grid.
+    """``conv(act((z - mean) * invstd * gamma + beta))``: depth-wise, stride 1, zero-padded to keep the grid size.
 
-    There are gradients for ``z_BHWE``, ``gamma_E``, ``beta_E`` and ``weight_E1kk``, once differentiable. While training
-    the one for ``z_BHWE`` takes ``mean_E`` and ``invstd_E`` for the batch statistics of ``z_BHWE`` and goes through
-    them as well; they get none of their own. In the same way the statistics in the result carry no gradient: whoever
-    normalizes with them accounts for it.
+    ``z_BHWE``, ``gamma_E``, ``beta_E`` and ``weight_E1kk`` receive gradients, once differentiable. In training, the
+    gradient for ``z_BHWE`` treats ``mean_E`` and ``invstd_E`` as the batch statistics of ``z_BHWE`` and includes the
+    path through them; they receive no gradient of their own. Likewise the returned statistics carry no gradient: the
+    norm that uses them has to account for it.
 
     Args:
-        z_BHWE: dense input (B, H, W, E); the output has its dtype, and is computed in float32 (float64 of float64).
-        mean_E: mean of each channel (E).
-        invstd_E: 1 / sqrt(variance + epsilon) of each channel (E), with the biased variance.
+        z_BHWE: dense input (B, H, W, E); the output has its dtype and is computed in float32 (float64 for float64).
+        mean_E: mean per channel (E).
+        invstd_E: 1 / sqrt(variance + epsilon) per channel (E), with the biased variance.
         gamma_E: scale of the batch norm (E).
         beta_E: shift of the batch norm (E).
         weight_E1kk: weights of the convolution (E, 1, k, k), k odd and at most 7.
         activation: relu6, hswish, gelu (with the error function) or silu.
-        training: whether the mean and the deviation belong to this batch; if not, they are constants and the
-            statistics of the output are left out.
+        training: whether the statistics are those of this batch. Otherwise they are constants, and no statistics of
+            the output are computed.
 
     Returns:
-        The output (B, H, W, E) and the statistics (E) of its values as stored, in float32 (float64 of float64).
+        The output (B, H, W, E), and the statistics (E) of its stored values in float32 (float64 for float64).
 
     Raises:
-        ValueError: where ``fits`` is False, or a vector has not E elements.
+        ValueError: if ``fits`` is False, or if a vector does not have E elements.
     """
     if not fits(z_BHWE, weight_E1kk, activation):
         raise ValueError(
@@ -235,18 +235,18 @@ class _NormActDepthwise(torch.autograd.Function):
 
 
 def _vectors(dtype: torch.dtype, *vectors_E: Tensor) -> list[Tensor]:
-    """Vectors in the dtype of the computation, which the kernels take from them."""
+    """Vectors in the compute dtype, from which the kernels infer it."""
     compute = torch.float64 if dtype == torch.float64 else torch.float32
     return [vector_E.to(compute).contiguous() for vector_E in vectors_E]
 
 
 def _taps(weight_E1kk: Tensor, dtype: torch.dtype) -> Tensor:
-    """Weights as (k * k, E), so that those of one tap lie next to each other."""
+    """Weights as (k * k, E), so that those of one tap are adjacent in memory."""
     return weight_E1kk.flatten(1).t().to(dtype).contiguous()
 
 
 def _tile(size: int, channels: int, width: int) -> Tile:
-    """The tile for kernels of this side, with no more columns and channels than there are; powers of two."""
+    """The tile for this kernel size, in powers of two, no larger than the map needs."""
     tile = TILES[size]
     return tile._replace(
         columns=min(tile.columns, 1 << (width - 1).bit_length()),
@@ -259,9 +259,9 @@ def _ceil_div(value: int, divisor: int) -> int:
 
 
 def _combined(count_P: Tensor, mean_PE: Tensor, m2_PE: Tensor, total: int) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance (E) of all values, from count, mean and sum of squared deviations of each part.
+    """Mean and biased variance (E) of all values, from the count, mean and sum of squared deviations of each part.
 
-    Chan, Golub and LeVeque 1983: deviations are taken from a mean, so no two large numbers are subtracted.
+    The method of Chan, Golub and LeVeque (1983) avoids subtracting large numbers.
     """
     count_P1 = count_P.unsqueeze(1)
     mean_E = (count_P1 * mean_PE).sum(0) / total

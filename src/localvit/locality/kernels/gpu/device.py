@@ -21,13 +21,13 @@ def _jit(function: Callable[..., Any]) -> Any:
 
 @_jit
 def _add(left, right):  # type: ignore[no-untyped-def]
-    # tl.sum is itself a kernel function; the interpreter runs it only where Triton was imported in interpreter mode.
+    # tl.sum is itself a kernel; the interpreter runs it only if Triton was imported in interpreter mode.
     return left + right
 
 
 @_jit
 def _activated(y, ACTIVATION: tl.constexpr):  # type: ignore[no-untyped-def]
-    # Comparisons, since minimum and maximum would turn NaN into a number.
+    # Comparisons, because minimum and maximum would turn NaN into a number.
     if ACTIVATION == "relu6":
         a = tl.where(y <= 0.0, 0.0, tl.where(y >= 6.0, 6.0, y))
     elif ACTIVATION == "hswish":
@@ -58,7 +58,7 @@ def _with_row(  # type: ignore[no-untyped-def]
     pending, z_ptr, image_line, row, w_L, e_E, H, W, E, mean_E, scale_E, beta_E, taps_ptr,
     ACTIVATION: tl.constexpr, K: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_E: tl.constexpr,
 ):  # fmt: skip
-    """What one input row adds to the k output rows that see it, the first of which is complete then."""
+    """Add one input row to the k output rows that see it; the first of them is then complete."""
     sums = pending
     sums += (tl.full((BLOCK_L, BLOCK_E), 0.0, mean_E.dtype),)
     line = image_line + row
@@ -87,7 +87,7 @@ def forward_kernel(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     tiles_E = (E + BLOCK_E - 1) // BLOCK_E
     tiles_L = (W + BLOCK_L - 1) // BLOCK_L
-    # 64 bits from here on: what is computed from the program's number counts elements of the whole batch.
+    # 64 bits from here on: offsets derived from the program id count elements of the whole batch.
     program = tl.program_id(0).to(tl.int64) // tiles_E
     e_E = (tl.program_id(0) % tiles_E) * BLOCK_E + tl.arange(0, BLOCK_E)
     w_L = (program % tiles_L).to(tl.int32) * BLOCK_L + tl.arange(0, BLOCK_L)
@@ -121,7 +121,7 @@ def forward_kernel(  # type: ignore[no-untyped-def]
             out_LE = sums[0].to(out_ptr.dtype.element_ty)
             out_ptrs_LE = out_ptr + (image * H + row) * W * E + w_L[:, None] * E + e_E[None, :]
             tl.store(out_ptrs_LE, out_LE, mask=stored_LE)
-            if STATISTICS:  # Welford 1962, each element of the tile for itself
+            if STATISTICS:  # Welford (1962), for each element of the tile
                 value_LE = out_LE.to(mean_E.dtype)
                 count += 1.0
                 delta_LE = value_LE - lane_mean_LE
@@ -145,9 +145,9 @@ def backward_kernel(  # type: ignore[no-untyped-def]
     ACTIVATION: tl.constexpr, K: tl.constexpr, CONSTANT: tl.constexpr,
     BLOCK_L: tl.constexpr, BLOCK_E: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of the normalized input, or of the input where the statistics are constants; and what sums need.
+    """Gradient of the normalized input, or of the input if the statistics are constants, and the partial sums.
 
-    The rows of all images make one list of lines here: no row passes on anything to the next.
+    The rows of all images form one list of lines, because no row passes anything on to the next.
     """
     tiles_E = (E + BLOCK_E - 1) // BLOCK_E
     tiles_L = (W + BLOCK_L - 1) // BLOCK_L
@@ -177,7 +177,7 @@ def backward_kernel(  # type: ignore[no-untyped-def]
         da_LE = zero_LE
         new = dtaps[:0]
         for tap in tl.static_range(K * K):
-            # The output that saw this element through the tap lies on the other side of it.
+            # The output that saw this element through the tap lies on the opposite side.
             to_row = row + (K // 2 - tap // K)
             to_L = w_L + (K // 2 - tap % K)
             columns = tl.where((to_row >= 0) & (to_row < H), W, 0)
@@ -206,7 +206,7 @@ def statistics_gradient_kernel(  # type: ignore[no-untyped-def]
     z_ptr, mean_ptr, invstd_ptr, gamma_ptr, mean_dy_ptr, mean_dy_x_ptr, dz_ptr, positions, E,
     BLOCK_N: tl.constexpr, BLOCK_E: tl.constexpr,
 ):  # fmt: skip
-    """From the gradient of the normalized input to that of the input, in place."""
+    """Turn the gradient of the normalized input into that of the input, in place."""
     tiles_E = (E + BLOCK_E - 1) // BLOCK_E
     n_N = (tl.program_id(0).to(tl.int64) // tiles_E) * BLOCK_N + tl.arange(0, BLOCK_N)
     e_E = (tl.program_id(0) % tiles_E) * BLOCK_E + tl.arange(0, BLOCK_E)
@@ -224,5 +224,5 @@ def statistics_gradient_kernel(  # type: ignore[no-untyped-def]
     tl.store(dz_ptr + offset_NE, dz_NE.to(dz_ptr.dtype.element_ty), mask=inside_NE)
 
 
-# Whether the kernels run in Triton's interpreter: TRITON_INTERPRET counts where a kernel is decorated.
+# Whether the kernels run in Triton's interpreter, which TRITON_INTERPRET selects when they are decorated.
 INTERPRETED = triton is not None and not isinstance(forward_kernel, triton.JITFunction)
