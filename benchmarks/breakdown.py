@@ -24,8 +24,7 @@ from localvit.benchmark import Contestant, Section, Setting, Stepper, provenance
 from localvit.studies.chart_style import COLOURS, GREY, height_of_rows, label, rows_axis, style
 from localvit.system.files import write_text
 from localvit.system.machine import keep_memory
-from localvit.system.quiet import quiet
-from localvit.system.terminal import ERRORS
+from localvit.system.terminal import ERRORS, quiet
 
 NAME = "breakdown"
 RESULTS = Path(__file__).parent / "results"

@@ -23,7 +23,7 @@ from localvit.data import NO_AUGMENTATION, DataConfig, InputConfig
 from localvit.data.sources import open_parts
 from localvit.studies.statistics import Interval, interval
 from localvit.system.files import write_text
-from localvit.system.quiet import quiet
+from localvit.system.terminal import quiet
 from localvit.training import HardwareConfig, LoggingConfig, ModelConfig, RunConfig, TrainingConfig, run
 
 RESULTS = Path(__file__).with_suffix(".json")

@@ -32,7 +32,7 @@ from localvit.data.module import ImageData, TrainingLoader
 from localvit.data.order import Draw
 from localvit.data.sources import open_parts
 from localvit.system.files import write_text
-from localvit.system.quiet import quiet
+from localvit.system.terminal import quiet
 from localvit.training import RunConfig
 from localvit.training.classifier import Classifier
 from localvit.training.initial_model import build_model

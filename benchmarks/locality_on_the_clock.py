@@ -48,8 +48,7 @@ from localvit.models.catalog import PUBLISHED
 from localvit.studies.chart_style import BLUE, GREY, VERMILION, height_of_rows, label, rows_axis, style
 from localvit.system.files import write_text
 from localvit.system.machine import keep_memory
-from localvit.system.quiet import quiet
-from localvit.system.terminal import ERRORS
+from localvit.system.terminal import ERRORS, quiet
 
 NAME = "locality_on_the_clock"
 RESULTS = Path(__file__).parent / "results"

@@ -37,7 +37,7 @@ from localvit.benchmark import (
     run_each,
     write_page,
 )
-from localvit.benchmark.measure import ROUNDS, SECONDS_A_TURN, in_words
+from localvit.benchmark.comparison import ROUNDS, SECONDS_A_TURN, in_words
 from localvit.benchmark.measurement import Timed, take_turns
 from localvit.benchmark.tables import FAILED, UNKNOWN, problems
 from localvit.locality.feed_forward import LocalityFeedForward
@@ -45,8 +45,7 @@ from localvit.locality.kernels.fuse import fuse
 from localvit.studies.chart_style import BLUE, COLOURS, GREY, style
 from localvit.system.files import write_text
 from localvit.system.machine import keep_memory
-from localvit.system.quiet import quiet
-from localvit.system.terminal import ERRORS
+from localvit.system.terminal import ERRORS, quiet
 
 NAME = "scaling"
 RESULTS = Path(__file__).parent / "results"

@@ -20,10 +20,10 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from localvit.benchmark import Contestant, Setting
-from localvit.benchmark.measure import measure
+from localvit.benchmark.comparison import measure
 from localvit.benchmark.measurement import in_process
 from localvit.benchmark.memory import contestant_memory
-from localvit.benchmark.provenance import provenance
+from localvit.benchmark.record import provenance
 from localvit.data.config import InputConfig
 from localvit.locality.feed_forward import LocalityFeedForward
 from localvit.locality.kernels.few_passes import few_passes

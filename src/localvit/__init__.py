@@ -3,32 +3,12 @@
 Importing the package registers its models with timm: ``timm.create_model("localvit_tiny_patch16_224")``.
 """
 
-from localvit import models
-from localvit.locality.config import LocalityConfig
-from localvit.locality.feed_forward import LocalityFeedForward
-from localvit.locality.kernels.forms import save_memory
-from localvit.locality.kernels.fuse import fuse
-from localvit.locality.kernels.gpu.form import use_triton
-from localvit.locality.layouts import TokenLayout, register_layout
-from localvit.locality.localize import localize
-from localvit.system.machine import keep_memory
-from localvit.weights.checkpoints import load_checkpoint, save_checkpoint
-from localvit.weights.model_file import ModelDescription, load_model, save_model
+import sys
 
-__all__ = [
-    "LocalityConfig",
-    "LocalityFeedForward",
-    "ModelDescription",
-    "TokenLayout",
-    "fuse",
-    "keep_memory",
-    "load_checkpoint",
-    "load_model",
-    "localize",
-    "models",
-    "register_layout",
-    "save_checkpoint",
-    "save_memory",
-    "save_model",
-    "use_triton",
-]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+# The command answers questions and typos before it loads PyTorch, so it registers the models later.
+if "localvit_command" not in sys.modules:
+    from localvit import models  # noqa: F401

@@ -19,6 +19,8 @@ from localvit.benchmark import (
 )
 from localvit.commands.cli import main
 
+pytestmark = pytest.mark.usefixtures("small_matrices")
+
 QUICK = ["--image-size", "32", "--batch-size", "2", "--rounds", "2", "--threads", "1", "--device", "cpu"]
 
 

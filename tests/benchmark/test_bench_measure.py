@@ -31,6 +31,8 @@ from localvit.locality.feed_forward import LocalityFeedForward
 from localvit.locality.kernels.fuse import fuse
 from localvit.system.errors import LocalViTError
 
+pytestmark = pytest.mark.usefixtures("small_matrices")
+
 SMALL = Setting(batch_size=1, image_size=32, threads=1, device="cpu")
 HOW: dict[str, Any] = {"rounds": 3, "seconds_a_turn": 0.005}
 

@@ -8,9 +8,10 @@ import yaml
 
 from localvit.locality.localize import localizations
 from localvit.models.catalog import PUBLISHED
-from localvit.studies.compose import compose, known_scales, read_yaml
+from localvit.studies.compose import compose, read_yaml
 from localvit.studies.config import Claim, StudyConfig
 from localvit.studies.costs import count
+from localvit.system.shipped import shipped
 from localvit.training import RunConfig
 from localvit.training.initial_model import build_model
 from localvit.training.overrides import run_config, with_overrides
@@ -136,7 +137,7 @@ def test_runs_that_start_from_another_depend_on_all_of_it(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
-@pytest.mark.parametrize("scale", known_scales())
+@pytest.mark.parametrize("scale", shipped("scale"))
 def test_every_study_builds_every_variant_at_every_scale(path: Path, scale: str) -> None:
     study = study_at(read_yaml(path), scale)
     assert study.name == path.stem

@@ -157,7 +157,7 @@ def test_a_finished_run_is_read_and_not_repeated(whole: Path) -> None:
 
 
 def test_two_processes_do_not_train_in_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.import_module("localvit.training.run"), "_SECONDS_FOR_LOCK", 0.1)
+    monkeypatch.setattr(importlib.import_module("localvit.training.run_folder"), "_SECONDS_FOR_LOCK", 0.1)
     with FileLock(tmp_path / ".lock"), pytest.raises(LocalViTError, match="another process trains in"):
         run(CONFIG, tmp_path)
 

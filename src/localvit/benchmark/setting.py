@@ -3,15 +3,17 @@
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
-
-import torch
+from typing import TYPE_CHECKING, Literal, get_args
 
 from localvit.system.errors import LocalViTError, require
+
+if TYPE_CHECKING:
+    import torch
 
 Mode = Literal["inference", "training"]
 Precision = Literal["fp32", "bf16", "bf16-mixed"]
 Device = Literal["auto", "cpu", "cuda"]
+ROUNDS = 7
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,10 @@ class Setting:
         return self.image_size
 
     @property
-    def torch_device(self) -> torch.device:
+    def torch_device(self) -> "torch.device":
         """The device; ``LocalViTError`` where the setting wants a GPU and there is none."""
+        import torch  # takes seconds, and the command line needs the settings sooner
+
         gpu = torch.cuda.is_available()
         if self.device == "cuda" and not gpu:
             raise LocalViTError("device is cuda, and PyTorch finds no GPU here; use cpu or auto")
@@ -86,6 +90,8 @@ class Setting:
     @contextlib.contextmanager
     def its_threads(self) -> Iterator[None]:
         """What runs inside has the setting's threads, and what comes after those from before."""
+        import torch
+
         before = torch.get_num_threads()
         torch.set_num_threads(self.threads or before)
         try:

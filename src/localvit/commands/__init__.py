@@ -1,1 +1,5 @@
-"""One module a command of ``localvit``: its parser, and what it does with the options; imported when asked for."""
+"""One module per ``localvit`` command: its options, and what it does with them.
+
+The modules import PyTorch, and whatever needs it, only inside the functions that do the work, so that ``--help`` and
+typos are answered at once.
+"""

@@ -4,59 +4,64 @@ import itertools
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse.typing import PositiveInt
 from rich import box
 from rich.table import Table
 
-from localvit.benchmark import PEERS, Contestant, Setting, run, write_report
-from localvit.benchmark.measure import ROUNDS
-from localvit.benchmark.result import BenchmarkResult, SettingResult
-from localvit.benchmark.setting import Device, Mode, Precision
-from localvit.benchmark.tables import HEADERS, UNKNOWN, problems, table_rows
+from localvit.benchmark.setting import ROUNDS, Device, Mode, Precision, Setting
 from localvit.commands.parser import Parser, command_parser
 from localvit.system.terminal import ERRORS, RESULTS
 
+if TYPE_CHECKING:
+    from localvit.benchmark import BenchmarkResult, SettingResult
+
 MODELS = ["deit_tiny_patch16_224", "localvit_tiny_patch16_224"]
-# Options of which several values can be given, and the field of a setting that each is.
+# Options that take several values; each is a field of a setting.
 _LISTS = ("mode", "precision", "compile", "fuse", "fused_attention", "save_memory", "batch_size", "image_size")
 
-_DESCRIPTION = """Measure images a second of models beside each other on this machine: they take turns, and the first is
-the baseline of the others. Where an option has several values, every combination is measured. Writes every round's
-numbers, a Markdown table and an offline page of charts."""
+_DESCRIPTION = """Measure the throughput of models side by side on this machine. They take turns, and the first is the
+baseline. If options have several values, every combination is measured. Writes the numbers of every round, a Markdown
+table and an offline page of charts."""
 
 
 def parser() -> Parser:
     """Options of the command."""
     parser = command_parser("bench", "[MODEL ...] [--OPTION VALUE ...]", _DESCRIPTION)
-    parser.add_argument("models", type=str, nargs="*", default=MODELS, help="names of timm or of the paper")
-    parser.add_argument("--peers", action="store_true", help="add small models of timm that others compare with")
-    parser.add_argument("--mode", type=Mode, nargs="+", default=["inference", "training"], help="what a step is")
-    parser.add_argument("--precision", type=Precision, nargs="+", default=["fp32"], help="bf16 is for inference alone")
+    parser.add_argument("models", type=str, nargs="*", default=MODELS, help="model names known to timm")
+    parser.add_argument("--peers", action="store_true", help="add small timm models for comparison")
+    parser.add_argument("--mode", type=Mode, nargs="+", default=["inference", "training"], help="what a step does")
+    parser.add_argument("--precision", type=Precision, nargs="+", default=["fp32"], help="bf16 is for inference only")
     parser.add_argument("--compile", type=bool, nargs="+", default=[False], help="compile the whole model")
     parser.add_argument(
-        "--fuse", type=bool, nargs="+", default=[False], help="fold the batch norms of locality, for inference alone"
+        "--fuse", type=bool, nargs="+", default=[False], help="fold the batch norms of locality, inference only"
     )
     parser.add_argument(
-        "--fused-attention", type=bool, nargs="+", default=[True], help="attention in one operation, or step by step"
+        "--fused-attention",
+        type=bool,
+        nargs="+",
+        default=[True],
+        help="fused attention, or attention step by step",
     )
     parser.add_argument(
         "--save-memory", type=bool, nargs="+", default=[False], help="recompute hidden maps of locality, training only"
     )
-    parser.add_argument("--batch-size", type=PositiveInt, nargs="+", default=[16], help="images a step")
-    parser.add_argument("--image-size", type=str, nargs="+", default=["224"], help="pixels, such as 224 or 192x256")
-    parser.add_argument("--device", type=Device, default="auto", help="cpu, cuda, or auto for a GPU where there is one")
-    parser.add_argument("--threads", type=PositiveInt | None, default=None, help="of the CPU; PyTorch's by default")
+    parser.add_argument("--batch-size", type=PositiveInt, nargs="+", default=[16], help="images per step")
+    parser.add_argument("--image-size", type=str, nargs="+", default=["224"], help="in pixels, such as 224 or 192x256")
+    parser.add_argument("--device", type=Device, default="auto", help="cpu, cuda, or auto for a GPU if available")
+    parser.add_argument("--threads", type=PositiveInt | None, default=None, help="CPU threads (default: PyTorch's)")
     parser.add_argument("--rounds", type=PositiveInt, default=ROUNDS, help="turns of each model")
-    parser.add_argument("--memory", action="store_true", help="measure peak memory too, in a process for each model")
-    parser.add_argument("--output", type=str, default="runs/bench", help="folder of results and charts")
-    parser.fields = tuple(action.dest.replace("_", "-") for action in parser._actions)
+    parser.add_argument("--memory", action="store_true", help="also measure peak memory, in one process per model")
+    parser.add_argument("--output", type=str, default="runs/bench", help="folder for results and charts")
     return parser
 
 
 def command(options: Any) -> Callable[[], int]:
     """Measure, print and write."""
+    from localvit.benchmark import PEERS, Contestant, run, write_report
+    from localvit.benchmark.tables import problems
+
     settings, left_out = _settings(options)
     names = dict.fromkeys([*options.models, *(PEERS if options.peers else ())])
 
@@ -77,7 +82,7 @@ def command(options: Any) -> Callable[[], int]:
 
 
 def _settings(options: Any) -> tuple[list[Setting], list[str]]:
-    """Every combination that can be, and why others cannot; ``ValueError`` where none can."""
+    """Every valid combination, and why others are invalid; ``ValueError`` if none is valid."""
     sizes = [_image_size(size) for size in options.image_size]
     choices = [sizes if name == "image_size" else options[name] for name in _LISTS]
     settings: dict[Setting, None] = {}
@@ -100,8 +105,10 @@ def _image_size(text: str) -> tuple[int, int]:
     return int(sides[1]), int(sides[2] or sides[1])
 
 
-def _table(benchmark: BenchmarkResult, result: SettingResult) -> Table:
-    """The measurements of a setting in 80 columns: without the quartiles, and without columns that know nothing."""
+def _table(benchmark: "BenchmarkResult", result: "SettingResult") -> Table:
+    """The measurements of a setting in 80 columns, without quartiles and empty columns."""
+    from localvit.benchmark.tables import HEADERS, UNKNOWN, table_rows
+
     rows = table_rows(benchmark, result)
     known = [column for column in range(len(HEADERS)) if any(row[column] != UNKNOWN for row in rows)]
     shown = [column for column in known if HEADERS[column] != "quartiles"]

@@ -1,41 +1,46 @@
-"""The ``localvit`` command: finds the module of a command and turns its errors into messages and exit statuses."""
+"""The ``localvit`` command line: finds the module of a command, and turns errors into messages and exit statuses."""
 
 import importlib
 import signal
 import sys
+from importlib import metadata
 
-from localvit.commands.parser import Parser, command_parser
+from localvit.commands.parser import Parser
 from localvit.system.errors import Interrupted, LocalViTError
 from localvit.system.machine import keep_memory
-from localvit.system.quiet import quiet
-from localvit.system.terminal import ERRORS
+from localvit.system.suggestions import did_you_mean
+from localvit.system.terminal import ERRORS, RESULTS, quiet
 
 COMMANDS = {
-    "train": "train a model and keep all of the run in a folder",
-    "eval": "accuracy, loss and confusion matrix of a checkpoint",
+    "train": "train a model and keep everything about the run in a folder",
+    "eval": "compute accuracy, loss and confusion matrix of a checkpoint",
     "predict": "classify images and folders of images",
     "study": "run a controlled experiment and write its report",
-    "report": "write the report of studies anew, or one for several",
+    "report": "rewrite the report of a study, or combine several studies",
     "models": "list the models of the paper with their costs",
     "bench": "measure speed and memory of models on this machine",
-    "convert": "convert a checkpoint from the authors' form or to it",
+    "convert": "convert checkpoints to and from the authors' format",
 }
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line ``arguments``, this process's own by default, and return the exit status."""
+    """Run the command line ``arguments``, by default those of this process, and return the exit status."""
     name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if name not in COMMANDS:
-        _parse_without_command([name, *rest])
+        return _without_command(name)
     module = importlib.import_module(f"localvit.commands.{name}")
-    keep_memory()
-    quiet()  # after Lightning was imported, which sets its own level
+    if not rest and hasattr(module, "listing"):
+        module.listing()
+        return 0
     parser: Parser = module.parser()
     try:
-        parsed = parser.parse_args(getattr(module, "arguments", list)(rest))
-        command = module.command(parser.instantiate(parsed))
-    except ValueError as error:
+        parsed = parser.instantiate(parser.parse_args(getattr(module, "arguments", list)(rest)))
+        importlib.import_module("localvit.models")  # registers them with timm
+        command = module.command(parsed)
+    except (ValueError, OSError) as error:
         parser.error(str(error))
+    keep_memory()
+    quiet()
     try:
         status: int = command()
     except (LocalViTError, ValueError, OSError) as error:
@@ -43,18 +48,25 @@ def main(arguments: list[str] | None = None) -> int:
         ERRORS.print(str(error), highlight=False, soft_wrap=True, markup=False)
         return 1
     except Interrupted as interruption:
-        ERRORS.print(f"{interruption}; the state is saved, and the same command goes on.")
+        ERRORS.print(f"{interruption}; the state is saved. Run the same command again to resume.")
         return 128 + interruption.signal_number
     except KeyboardInterrupt:
-        ERRORS.print("Interrupted. What was finished is kept; the same command goes on.")
+        ERRORS.print("Interrupted. Finished work is kept; run the same command again to resume.")
         return 128 + signal.SIGINT
     return status
 
 
-def _parse_without_command(arguments: list[str]) -> None:
-    """Show the commands, or say that there is no such one; exits."""
-    parser = command_parser("", "COMMAND ...", "Locality in vision transformers.")
-    commands = parser.add_subcommands(dest="command", required=True)
-    for name, help_text in COMMANDS.items():
-        commands.add_subcommand(name, command_parser(name, "...", help_text), help=help_text)
-    parser.parse_args(arguments)
+def _without_command(given: str) -> int:
+    if given in ("-h", "--help"):
+        RESULTS.print("usage: localvit COMMAND ...\n\nLocality in vision transformers.\n", highlight=False)
+        for name, description in COMMANDS.items():
+            RESULTS.print(f"  {name:<10}{description}", highlight=False)
+        RESULTS.print("\n`localvit COMMAND --help` lists the options of a command.", highlight=False)
+        return 0
+    if given == "--version":
+        RESULTS.print(f"localvit {metadata.version('localvit')}", highlight=False)
+        return 0
+    hint = did_you_mean(given, COMMANDS)
+    message = f"error: {given!r:.100} is not a command.{hint} The commands are {', '.join(COMMANDS)}."
+    ERRORS.print(message, highlight=False, markup=False, soft_wrap=True)
+    return 2

@@ -6,7 +6,6 @@ from typing import Any
 
 from localvit.commands.parser import Parser, command_parser
 from localvit.system.terminal import RESULTS
-from localvit.weights.convert import convert
 
 
 def parser() -> Parser:
@@ -14,16 +13,17 @@ def parser() -> Parser:
     parser = command_parser(
         "convert",
         "SOURCE TARGET [--model NAME]",
-        "Turn a checkpoint of the authors into safetensors, or one of ours into theirs.",
+        "Convert an authors' checkpoint to safetensors, or one of ours to their format.",
     )
     parser.add_argument("source", type=str, help="a checkpoint of a model of the paper, theirs or ours")
-    parser.add_argument("target", type=str, help="ends in .safetensors for ours, in .pth for the authors' form")
-    parser.add_argument("--model", type=str | None, default=None, help="its name; found by its tensors by default")
+    parser.add_argument("target", type=str, help="ends in .safetensors for our format, in .pth for the authors'")
+    parser.add_argument("--model", type=str | None, default=None, help="model name (default: inferred)")
     return parser
 
 
 def command(options: Any) -> Callable[[], int]:
     """Convert."""
+    from localvit.weights.convert import convert
 
     def run() -> int:
         name = convert(Path(options.source), Path(options.target), model_name=options.model)

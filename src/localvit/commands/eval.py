@@ -7,25 +7,20 @@ from typing import Any
 from jsonargparse.typing import PositiveInt
 
 from localvit.commands.parser import Parser, command_parser
-from localvit.data import DataConfig
-from localvit.evaluation.evaluate import evaluate
-from localvit.evaluation.report import evaluation_line, evaluation_table, write_evaluation
+from localvit.data.config import DataConfig
 from localvit.system.terminal import ERRORS, RESULTS
-from localvit.training import HardwareConfig
-from localvit.training.progress import EvaluationProgress
-from localvit.training.trainer import is_first_process
-from localvit.weights.model_file import load_model
+from localvit.training.config import HardwareConfig
 
 
 def parser() -> Parser:
     """Options of the command."""
     parser = command_parser(
-        "eval", "--checkpoint FILE --data.root FOLDER [--FIELD VALUE ...]", "Evaluate a checkpoint on images held out."
+        "eval", "--checkpoint FILE --data.root FOLDER [--FIELD VALUE ...]", "Evaluate a checkpoint on held-out images."
     )
     parser.add_checkpoint()
-    parser.add_argument("--batch_size", type=PositiveInt, default=128, help="images a step and process")
+    parser.add_argument("--batch_size", type=PositiveInt, default=128, help="images per step and process")
     parser.add_argument(
-        "--output", type=str | None, default=None, help="folder of figures and tables; beside the checkpoint by default"
+        "--output", type=str | None, default=None, help="folder for figures and tables (default: beside the checkpoint)"
     )
     parser.add_fields(DataConfig, "data")
     parser.add_fields(HardwareConfig, "hardware")
@@ -34,6 +29,11 @@ def parser() -> Parser:
 
 def command(options: Any) -> Callable[[], int]:
     """Evaluate, print and write the figures."""
+    from localvit.evaluation.evaluate import evaluate
+    from localvit.evaluation.report import evaluation_line, evaluation_table, write_evaluation
+    from localvit.training.progress import EvaluationProgress
+    from localvit.training.trainer import is_first_process
+    from localvit.weights.model_file import load_model
 
     def evaluation() -> int:
         model, description = load_model(options.checkpoint, name=options.model)

@@ -1,63 +1,79 @@
-"""The parser that the commands share."""
+"""The parser that all commands share."""
 
 import dataclasses
 from typing import Any, NoReturn, TypeVar
 
 from jsonargparse import ActionConfigFile, ArgumentParser
+from rich.table import Table
 
+from localvit.system.shipped import Kind, find, listing
 from localvit.system.suggestions import field_names, with_suggestion
-from localvit.system.terminal import ERRORS
+from localvit.system.terminal import ERRORS, RESULTS
 
 T = TypeVar("T")
 
 
 class Parser(ArgumentParser):
-    """A parser that knows the nearest right name of a wrong option.
+    """A parser that suggests the nearest valid name for an unknown option.
 
     Attributes:
-        fields: dotted names of the fields that can be set, those of optional parts too.
+        fields: dotted names of all fields that can be set, including those of optional parts.
     """
 
     fields: tuple[str, ...] = ()
 
     def add_config_file(self, help_text: str) -> None:
-        """The option ``--config``."""
+        """Add the option ``--config``."""
         self.add_argument("--config", action=ActionConfigFile, help=help_text)
 
     def add_fields(self, config: type, prefix: str | None = None) -> None:
-        """An option for every field of a dataclass, below ``prefix`` if there is one."""
+        """Add an option for each field of a dataclass, below ``prefix`` if given."""
         self.add_class_arguments(config, prefix)
         self.fields = (*self.fields, *field_names(config, f"{prefix}." if prefix else ""))
 
     def add_checkpoint(self) -> None:
-        """The options that say which weights."""
-        self.add_argument("--checkpoint", type=str, required=True, help="weights of a run, or of the authors")
-        self.add_argument(
-            "--model", type=str | None, default=None, help="name of the model, for weights that do not say it"
-        )
+        """Add the options that select weights."""
+        self.add_argument("--checkpoint", type=str, required=True, help="weights of a run, or the authors' weights")
+        self.add_argument("--model", type=str | None, default=None, help="model name, for files that do not contain it")
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Exit with ``message`` and a suggestion."""
+        """Exit with ``message`` and, if possible, a suggestion."""
         if not self.exit_on_error:
             super().error(message, ex)
-        for line in (f"usage: {self.usage}", f"error: {with_suggestion(message, self.fields)}"):
+        # argparse lists its options only here; the tests of suggestions would notice a change.
+        names = [*self.fields, *(option.removeprefix("--") for option in self._option_string_actions)]
+        for line in (f"usage: {self.usage}", f"error: {with_suggestion(message, names)}"):
             ERRORS.print(line, markup=False, highlight=False, soft_wrap=True)
         raise SystemExit(2)
 
 
 def command_parser(name: str, usage: str, description: str) -> Parser:
-    """A parser for the command ``name``, with the words of its ``usage`` after the name."""
-    program = f"localvit {name}".strip()
+    """A parser for the command ``name``; ``usage`` follows the name."""
+    program = f"localvit {name}"
     return Parser(prog=program, usage=f"{program} {usage}", description=description, allow_abbrev=False)
 
 
 def config_from(options: Any, kind: type[T]) -> T:
-    """The dataclass that :meth:`Parser.add_fields` made options for, from the options given."""
+    """Collect the parsed options of :meth:`Parser.add_fields` into their dataclass."""
     return kind(**{field.name: options[field.name] for field in dataclasses.fields(kind)})  # type: ignore[arg-type]
 
 
-def file_first(arguments: list[str]) -> list[str]:
-    """``train FILE`` is short for ``train --config FILE``, as the parser reads configurations by option alone."""
+def named_file_first(arguments: list[str], kind: Kind) -> list[str]:
+    """Replace a leading file or name by ``--config FILE``, because the parser reads files only through options."""
     if arguments and not arguments[0].startswith("-"):
-        return ["--config", *arguments]
-    return arguments
+        arguments = ["--config", *arguments]
+    return [
+        str(find(word, kind)) if before == "--config" else word
+        for before, word in zip(["", *arguments], arguments, strict=False)
+    ]
+
+
+def print_listing(kind: Kind, command: str) -> None:
+    """Print the shipped files of a kind, one per line."""
+    RESULTS.print(f"usage: {command}, with the path of a YAML file or one of these:\n", highlight=False)
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True, overflow="ellipsis")
+    for name, description in listing(kind):
+        table.add_row(name, description)
+    RESULTS.print(table, highlight=False)

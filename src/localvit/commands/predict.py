@@ -7,8 +7,6 @@ from typing import Any
 from jsonargparse.typing import PositiveInt
 
 from localvit.commands.parser import Parser, command_parser
-from localvit.evaluation.predict import predict, print_predictions
-from localvit.weights.model_file import load_model
 
 
 def parser() -> Parser:
@@ -16,19 +14,21 @@ def parser() -> Parser:
     parser = command_parser(
         "predict",
         "--checkpoint FILE [--top N] [--json] IMAGE_OR_FOLDER ...",
-        "Classify images. The exit status is 1 where any of them could not be.",
+        "Classify images. The exit status is 1 if any image fails.",
     )
-    parser.add_argument("paths", type=str, nargs="+", help="images, and folders of images")
+    parser.add_argument("paths", type=str, nargs="+", help="images and folders of images")
     parser.add_checkpoint()
-    parser.add_argument("--top", type=PositiveInt, default=5, help="classes to show of each image")
-    parser.add_argument("--json", action="store_true", help="a line of JSON for each image, for programs")
-    parser.add_argument("--batch_size", type=PositiveInt, default=64, help="images a step")
-    parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, mps, or auto for the best there is")
+    parser.add_argument("--top", type=PositiveInt, default=5, help="number of classes to show per image")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON per image")
+    parser.add_argument("--batch_size", type=PositiveInt, default=64, help="images per step")
+    parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, mps, or auto for the best available")
     return parser
 
 
 def command(options: Any) -> Callable[[], int]:
     """Predict and print."""
+    from localvit.evaluation.predict import predict, print_predictions
+    from localvit.weights.model_file import load_model
 
     def prediction() -> int:
         model, description = load_model(options.checkpoint, name=options.model)

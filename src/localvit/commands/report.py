@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from localvit.commands.parser import Parser, command_parser
-from localvit.studies import report_studies
 from localvit.system.terminal import RESULTS
 
 
@@ -14,19 +13,20 @@ def parser() -> Parser:
     parser = command_parser(
         "report",
         "FOLDER [FOLDER ...] [--output FOLDER]",
-        "Write the report of a study anew from its folder, or one report for several studies.",
+        "Rewrite the report of a study from its folder, or combine several studies in one report.",
     )
     parser.add_argument(
-        "folders", type=str, nargs="+", metavar="FOLDER", help="folders of studies, such as runs/rq1_depthwise-digits"
+        "folders", type=str, nargs="+", metavar="FOLDER", help="study folders, such as runs/rq1_depthwise-digits"
     )
     parser.add_argument(
-        "--output", type=str | None, default=None, help="folder of the report; that of the study by default"
+        "--output", type=str | None, default=None, help="folder for the report (default: the folder of the study)"
     )
     return parser
 
 
 def command(options: Any) -> Callable[[], int]:
     """Write the report."""
+    from localvit.studies.study import report_studies
 
     def report() -> int:
         output = None if options.output is None else Path(options.output)

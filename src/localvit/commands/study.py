@@ -7,66 +7,70 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from jsonargparse.typing import PositiveInt
 
-from localvit.commands.parser import Parser, command_parser, config_from, file_first
-from localvit.studies import StudyConfig, run_study
+from localvit.commands.parser import Parser, command_parser, config_from, named_file_first, print_listing
 from localvit.studies.compose import compose, read_yaml
-from localvit.studies.local import LocalBackend
-from localvit.studies.plan import in_words, plan, table
-from localvit.studies.runner import Backend, parse_shard, shard
-from localvit.studies.study import RUNS
+from localvit.studies.config import StudyConfig
 from localvit.system.machine import share_of_cores
 from localvit.system.terminal import RESULTS
-from localvit.training import HardwareConfig
+from localvit.training.config import HardwareConfig
 
-_DESCRIPTION = """Train every variant of a study with every seed, and report. Finished runs are not repeated; the same
-command goes on after an interruption. A study is a YAML file with a name, a question, a baseline, and variants that set
-fields of the recipe by their dotted names, such as model.locality.kernel_size. Its recipe is that of the scale, with
-the fields that the study sets under recipe; under scales it can set recipe, variants, seeds and start for one scale.
-docs/studies.md has an example of ten lines."""
+_DESCRIPTION = """Train every variant of a study with every seed, then report. Finished runs are never repeated; after
+an interruption the same command resumes. A study is a YAML file, or the name of one that comes with localvit
+(`localvit study` lists them): a name, a question, a baseline, and variants that set recipe fields by their dotted
+names, such as model.locality.kernel_size. The scale provides the recipe, and the study overrides fields of it under
+recipe; under scales it overrides recipe, variants, seeds and start for a single scale. docs/studies.md has an example
+of ten lines."""
 
 
 def arguments(given: list[str]) -> list[str]:
-    """The study's file at its scale as the configuration that the parser reads first."""
+    """``study STUDY --scale SCALE`` becomes ``--config`` with the study composed at that scale."""
     names = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     names.add_argument("--config")
     names.add_argument("--scale")
-    found, rest = names.parse_known_args(file_first(given))
+    found, rest = names.parse_known_args(named_file_first(given, "study"))
     if found.config is None:
         return given
     composed = compose(read_yaml(Path(found.config)), found.scale)
     return ["--config", json.dumps(composed), *rest]
 
 
+def listing() -> None:
+    """Print the studies that come with the package."""
+    print_listing("study", "localvit study STUDY [--scale SCALE] [--dry-run] [--FIELD VALUE ...]")
+
+
 def parser() -> Parser:
     """Options of the command."""
-    parser = command_parser("study", "STUDY.yaml [--scale SCALE] [--dry-run] [--FIELD VALUE ...]", _DESCRIPTION)
-    parser.add_config_file("the study's file; --config may be left out")
-    parser.add_argument("--output", type=str, default="runs", help="where studies and their runs are kept")
+    parser = command_parser("study", "STUDY [--scale SCALE] [--dry-run] [--FIELD VALUE ...]", _DESCRIPTION)
+    parser.add_config_file("the study; `--config` itself may be omitted")
+    parser.add_argument("--output", type=str, default="runs", help="folder for studies and their runs")
     parser.add_argument(
-        "--dry-run", action="store_true", help="show the runs, what they cost and how long they take, and train nothing"
+        "--dry-run", action="store_true", help="show the runs with their costs and duration, train nothing"
     )
     parser.add_argument(
         "--jobs",
         type=PositiveInt | None,
         default=None,
-        help="training processes at a time; as many as cores allow by default. Threads are divided between them",
+        help="concurrent training processes, which share the cores (default: as many as the cores allow)",
     )
     parser.add_argument("--ray", type=str | None, default=None, help="address of a Ray cluster to train on, or auto")
+    parser.add_argument("--shard", type=str, default="1/1", help="this machine's share of the runs, such as 2/8")
     parser.add_argument(
-        "--shard", type=str, default="1/1", help="train the runs of one of several machines, such as 2/8; then report"
-    )
-    parser.add_argument(
-        "--measure", type=bool, default=True, help="measure speed and memory of the variants here when all are trained"
+        "--measure", type=bool, default=True, help="measure speed and memory of the variants after training"
     )
     parser.add_fields(StudyConfig)
     return parser
 
 
 def command(options: Any) -> Callable[[], int]:
-    """Train what is missing and report, or say what would be done."""
+    """Train what is missing and report, or print the plan."""
+    from localvit.studies.local import LocalBackend
+    from localvit.studies.plan import in_words, plan, table
+    from localvit.studies.runner import Backend, parse_shard, shard
+    from localvit.studies.study import RUNS, run_study
+
     study = config_from(options, StudyConfig)
     part = parse_shard(options.shard)
     output = Path(options.output)
@@ -86,12 +90,12 @@ def command(options: Any) -> Callable[[], int]:
             highlight=False,
         )
         if planned.problem is not None:
-            RESULTS.print(f"The time is not known: {planned.problem}", highlight=False, markup=False, soft_wrap=True)
+            RESULTS.print(f"The duration is unknown: {planned.problem}", highlight=False, markup=False, soft_wrap=True)
         return 0
 
     def train() -> int:
         if options.ray is not None:
-            from localvit.studies.ray_cluster import RayBackend  # an extra that few have
+            from localvit.studies.ray_cluster import RayBackend  # an optional dependency
 
             backend: Callable[[], Backend] = partial(RayBackend, options.ray, study.resources)
         else:
@@ -111,7 +115,9 @@ def command(options: Any) -> Callable[[], int]:
 
 
 def _default_jobs(hardware: HardwareConfig) -> int:
-    """One run a GPU, or as many as cores allow."""
+    """One run per GPU, or as many as the cores allow."""
+    import torch
+
     if hardware.accelerator != "cpu" and torch.cuda.is_available():
         return torch.cuda.device_count()
     return share_of_cores(hardware.threads or 1)

@@ -4,32 +4,43 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from localvit.commands.parser import Parser, command_parser, config_from, file_first
+from localvit.commands.parser import Parser, command_parser, config_from, named_file_first, print_listing
 from localvit.system.terminal import ERRORS, RESULTS
-from localvit.training import RunConfig, run
-from localvit.training.progress import TerminalProgress
-from localvit.training.trainer import is_first_process
+from localvit.training.config import RunConfig
 
-arguments = file_first
+
+def arguments(given: list[str]) -> list[str]:
+    """``train RECIPE`` is short for ``train --config FILE``."""
+    return named_file_first(given, "recipe")
+
+
+def listing() -> None:
+    """Print the recipes that come with the package."""
+    print_listing("recipe", "localvit train RECIPE [--FIELD VALUE ...]")
 
 
 def parser() -> Parser:
     """Options of the command."""
     parser = command_parser(
         "train",
-        "RECIPE.yaml [--FIELD VALUE ...]",
-        "Train a model as a recipe says. The same command again goes on where it was interrupted.",
+        "RECIPE [--FIELD VALUE ...]",
+        "Train a model from a recipe: a YAML file, or the name of one that comes with localvit (`localvit train` lists "
+        "them). After an interruption the same command resumes.",
     )
-    parser.add_config_file("a recipe; fields given after it override its own; --config may be left out")
+    parser.add_config_file("a recipe; later options override its fields. `--config` itself may be omitted")
     parser.add_argument(
-        "--output", type=str | None, default=None, help="the run's folder; runs/MODEL-HASH of the settings by default"
+        "--output", type=str | None, default=None, help="folder of the run (default: runs/MODEL-HASH of the settings)"
     )
     parser.add_fields(RunConfig)
     return parser
 
 
 def command(options: Any) -> Callable[[], int]:
-    """Train, and say what came out."""
+    """Train, and print the result."""
+    from localvit.training.progress import TerminalProgress
+    from localvit.training.run_folder import run
+    from localvit.training.trainer import is_first_process
+
     config = config_from(options, RunConfig)
     folder = Path(options.output or f"runs/{config.model.name}-{config.key()}")
 
@@ -40,7 +51,7 @@ def command(options: Any) -> Callable[[], int]:
             kind = "averaged weights" if best["weights"] == "average" else "weights"
             RESULTS.print(
                 f"top-1 {result.accuracy:.2f} % after the last epoch, {best['top1']:.2f} % after epoch "
-                f"{best['epoch']}; those {kind} are {folder / 'best.safetensors'}",
+                f"{best['epoch']}; best {kind}: {folder / 'best.safetensors'}",
                 soft_wrap=True,
                 highlight=False,
             )

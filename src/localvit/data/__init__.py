@@ -1,14 +1,5 @@
-"""Where images come from, and their transforms."""
+"""Where images come from, and how they are transformed."""
 
-from localvit.data.config import NO_AUGMENTATION, AugmentationConfig, DataConfig, InputConfig
-from localvit.data.source import BrokenImageError, DataError, ImageSource
+import lazy_loader
 
-__all__ = [
-    "NO_AUGMENTATION",
-    "AugmentationConfig",
-    "BrokenImageError",
-    "DataConfig",
-    "DataError",
-    "ImageSource",
-    "InputConfig",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

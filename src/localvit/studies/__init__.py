@@ -1,18 +1,5 @@
-"""A question becomes variants times seeds, runs, statistics, and a table and report."""
+"""Studies: a question becomes variants, seeds and runs, then statistics and a report."""
 
-from localvit.studies.config import Claim, Resources, StudyConfig
-from localvit.studies.record import StudyError, StudyRecord
-from localvit.studies.statistics import StudySummary, summarize
-from localvit.studies.study import report_studies, run_study
+import lazy_loader
 
-__all__ = [
-    "Claim",
-    "Resources",
-    "StudyConfig",
-    "StudyError",
-    "StudyRecord",
-    "StudySummary",
-    "report_studies",
-    "run_study",
-    "summarize",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

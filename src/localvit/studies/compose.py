@@ -1,23 +1,16 @@
 """From a study's file and a scale to the values of its configuration."""
 
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from localvit.system.shipped import find, shipped
 from localvit.system.suggestions import did_you_mean
 from localvit.training.overrides import set_values
 
 _OF_A_SCALE = ("recipe", "variants", "seeds", "start")
-
-
-def known_scales() -> dict[str, Path]:
-    """The scales that come with the project: names, and the recipe of each."""
-    folder = resources.files("localvit.studies.scales")
-    files = [Path(str(file)) for file in folder.iterdir() if file.name.endswith(".yaml")]
-    return {file.stem: file for file in sorted(files)}
 
 
 def compose(study: Mapping[str, Any], scale: str | None) -> dict[str, Any]:
@@ -36,17 +29,8 @@ def compose(study: Mapping[str, Any], scale: str | None) -> dict[str, Any]:
         ValueError: for a scale that is not there, or one with unknown fields.
     """
     own: dict[str, Any] = study.get("scales") or {}
-    recipes = known_scales()
     scale = scale or next(iter(own), "digits")
-    if scale in recipes:
-        path = recipes[scale]
-    elif scale.endswith((".yaml", ".yml")):
-        path = Path(scale)
-    else:
-        raise ValueError(
-            f"scale is {scale!r}; it must be one of {', '.join(recipes)}, or the file of a recipe."
-            f"{did_you_mean(scale, recipes)}"
-        )
+    path = _recipe_of(scale)
     at_scale: dict[str, Any] = own.get(scale) or {}
     _require_known(at_scale, scale, study)
 
@@ -64,6 +48,19 @@ def compose(study: Mapping[str, Any], scale: str | None) -> dict[str, Any]:
         if (value := at_scale.get(name, study.get(name))) is not None:
             values[name] = value
     return values
+
+
+def _recipe_of(scale: str) -> Path:
+    """The recipe of a scale: one of ours, or any recipe by name or file."""
+    scales, recipes = shipped("scale"), shipped("recipe")
+    if scale in scales:
+        return scales[scale]
+    if scale in recipes or scale.endswith((".yaml", ".yml")):
+        return find(scale, "recipe")
+    raise ValueError(
+        f"scale is {scale!r}; it must be one of {', '.join(scales)}, the name of a recipe, or the file of one."
+        f"{did_you_mean(scale, [*scales, *recipes])}"
+    )
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

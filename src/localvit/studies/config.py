@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from localvit.system.errors import require
 from localvit.system.suggestions import did_you_mean
-from localvit.training import RunConfig
+from localvit.training.config import RunConfig
 from localvit.training.overrides import with_overrides
 
 Chart = Literal["bars", "line", "layers"]

@@ -19,7 +19,7 @@ from localvit.studies.record import ERROR, Outcome, outcome_of
 from localvit.system.errors import Interrupted
 from localvit.system.files import write_text
 from localvit.training import read_result
-from localvit.training.run import METRICS
+from localvit.training.run_folder import METRICS
 
 _SECONDS_BETWEEN_LOOKS = 0.1
 _SECONDS_BETWEEN_READINGS = 0.5

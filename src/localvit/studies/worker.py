@@ -9,7 +9,7 @@ from filelock import FileLock
 
 from localvit.system.errors import Interrupted, LocalViTError
 from localvit.system.machine import keep_memory, share_of_cores
-from localvit.system.quiet import quiet
+from localvit.system.terminal import quiet
 from localvit.training import RunConfig, run
 
 # Variables of a process that trains alone. In a job of SLURM it would take itself for one of the job's processes.

@@ -6,8 +6,6 @@ import os
 import platform
 from pathlib import Path
 
-import torch
-
 # Of mallopt(3), glibc's.
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 _NEVER, _NONE = -1, 0
@@ -40,7 +38,9 @@ def give_memory_back() -> None:
 
 
 def describe() -> str:
-    """Processor, cores, GPUs and version of PyTorch, in words."""
+    """Processor, cores, GPUs and PyTorch version, in words."""
+    import torch  # takes seconds, and the command line needs the rest of this module sooner
+
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return ", ".join([f"{_processor()} ({cores()} cores)", *gpus, f"PyTorch {torch.__version__}"])
 

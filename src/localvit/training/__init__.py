@@ -1,23 +1,5 @@
-"""One recipe in, one run folder out."""
+"""Training: a recipe goes in, a run folder comes out."""
 
-from localvit.training.config import (
-    DistillationConfig,
-    HardwareConfig,
-    LoggingConfig,
-    ModelConfig,
-    RunConfig,
-    TrainingConfig,
-)
-from localvit.training.run import RunResult, read_result, run
+import lazy_loader
 
-__all__ = [
-    "DistillationConfig",
-    "HardwareConfig",
-    "LoggingConfig",
-    "ModelConfig",
-    "RunConfig",
-    "RunResult",
-    "TrainingConfig",
-    "read_result",
-    "run",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -13,6 +13,7 @@ from typing import Any, get_args, get_type_hints
 
 import timm
 
+import localvit.models  # noqa: F401  # registers the models with timm in processes that only import this module
 from localvit.data.config import InputConfig
 
 _VERSION = 1

@@ -7,7 +7,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from localvit.system.errors import LocalViTError
-from localvit.system.quiet import quiet
+from localvit.system.terminal import quiet
 
 
 class ProcessError(LocalViTError):

@@ -10,16 +10,15 @@ import torch._dynamo.config as compiler
 from rich.console import Console
 
 from localvit.benchmark.contestant import Contestant, Stepper
-from localvit.benchmark.machine_rate import machine_rate
 from localvit.benchmark.measurement import ProcessError, take_turns
 from localvit.benchmark.memory import contestant_memory
-from localvit.benchmark.provenance import provenance
+from localvit.benchmark.rate import machine_rate
+from localvit.benchmark.record import provenance
 from localvit.benchmark.result import BenchmarkResult, Measurement, SettingResult
-from localvit.benchmark.setting import Setting
+from localvit.benchmark.setting import ROUNDS, Setting
 from localvit.system.terminal import ERRORS
 from localvit.training.progress import progress_bar
 
-ROUNDS = 7
 SECONDS_A_TURN = 0.3
 _GRAPHS_A_MODEL = 8  # the compiler keeps that many by default, in all, of models that share a class
 

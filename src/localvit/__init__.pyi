@@ -1,0 +1,29 @@
+from . import models
+from .locality.config import LocalityConfig
+from .locality.feed_forward import LocalityFeedForward
+from .locality.kernels.forms import save_memory
+from .locality.kernels.fuse import fuse
+from .locality.kernels.gpu.form import use_triton
+from .locality.layouts import TokenLayout, register_layout
+from .locality.localize import localize
+from .system.machine import keep_memory
+from .weights.checkpoints import load_checkpoint, save_checkpoint
+from .weights.model_file import ModelDescription, load_model, save_model
+
+__all__ = [
+    "LocalityConfig",
+    "LocalityFeedForward",
+    "ModelDescription",
+    "TokenLayout",
+    "fuse",
+    "keep_memory",
+    "load_checkpoint",
+    "load_model",
+    "localize",
+    "models",
+    "register_layout",
+    "save_checkpoint",
+    "save_memory",
+    "save_model",
+    "use_triton",
+]

@@ -1,0 +1,32 @@
+from .comparison import measure, run, run_each
+from .contestant import PEERS, Contestant, Stepper
+from .memory import contestant_memory
+from .page import Section, write_page
+from .rate import machine_rate
+from .record import provenance
+from .report import sections, write_report
+from .result import BenchmarkResult, Measurement, SettingResult, Spread, memory_ratio, ratio
+from .setting import Setting
+
+__all__ = [
+    "PEERS",
+    "BenchmarkResult",
+    "Contestant",
+    "Measurement",
+    "Section",
+    "Setting",
+    "SettingResult",
+    "Spread",
+    "Stepper",
+    "contestant_memory",
+    "machine_rate",
+    "measure",
+    "memory_ratio",
+    "provenance",
+    "ratio",
+    "run",
+    "run_each",
+    "sections",
+    "write_page",
+    "write_report",
+]

@@ -1,0 +1,35 @@
+"""How the tests share the machine."""
+
+import os
+
+import pytest
+
+_WORKERS = os.environ.get("PYTEST_XDIST_WORKER_COUNT")
+
+
+def _cores() -> int:
+    # Repeats localvit.system.machine.cores: importing the package would load PyTorch before its threads are set.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+if _WORKERS is not None:
+    # Workers that each compute on all cores slow each other down. Child processes inherit the limit.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _cores() // int(_WORKERS))))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """One worker per core; none for tests named one by one, which would only wait for a worker to start."""
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None
+    if config.args and all("::" in argument for argument in config.args):
+        return 0
+    return _cores()
+
+
+@pytest.fixture
+def small_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure the machine's own rate with matrices that take no time."""
+    from localvit.benchmark import rate
+
+    monkeypatch.setitem(rate._SIDES, "cpu", 256)
