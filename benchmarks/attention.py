@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from localvit.data import InputConfig
-from localvit.studies.costs import measure
+from localvit.studies.running.costs import measure
 from localvit.system.files import write_text
 from localvit.system.machine import describe
 from localvit.training import HardwareConfig, ModelConfig, RunConfig, TrainingConfig

@@ -21,7 +21,7 @@ from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile
 
 from localvit.benchmark import Contestant, Section, Setting, Stepper, provenance, write_page
-from localvit.studies.chart_style import COLOURS, GREY, height_of_rows, label, rows_axis, style
+from localvit.benchmark.look import COLOURS, GREY, height_of_rows, label, rows_axis, style
 from localvit.system.files import write_text
 from localvit.system.machine import keep_memory
 from localvit.system.terminal import ERRORS, quiet

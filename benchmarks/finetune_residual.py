@@ -21,7 +21,7 @@ from rich.table import Table
 from localvit import LocalityConfig
 from localvit.data import NO_AUGMENTATION, DataConfig, InputConfig
 from localvit.data.sources import open_parts
-from localvit.studies.statistics import Interval, interval
+from localvit.studies.reporting.statistics import Interval, interval
 from localvit.system.files import write_text
 from localvit.system.terminal import quiet
 from localvit.training import HardwareConfig, LoggingConfig, ModelConfig, RunConfig, TrainingConfig, run

@@ -44,8 +44,8 @@ from localvit.benchmark import (
     sections,
     write_page,
 )
+from localvit.benchmark.look import BLUE, GREY, VERMILION, height_of_rows, label, rows_axis, style
 from localvit.models.catalog import PUBLISHED
-from localvit.studies.chart_style import BLUE, GREY, VERMILION, height_of_rows, label, rows_axis, style
 from localvit.system.files import write_text
 from localvit.system.machine import keep_memory
 from localvit.system.terminal import ERRORS, quiet

@@ -38,11 +38,11 @@ from localvit.benchmark import (
     write_page,
 )
 from localvit.benchmark.comparison import ROUNDS, SECONDS_A_TURN, in_words
+from localvit.benchmark.look import BLUE, COLOURS, GREY, style
 from localvit.benchmark.measurement import Timed, take_turns
 from localvit.benchmark.tables import FAILED, UNKNOWN, problems
 from localvit.locality.feed_forward import LocalityFeedForward
 from localvit.locality.kernels.fuse import fuse
-from localvit.studies.chart_style import BLUE, COLOURS, GREY, style
 from localvit.system.files import write_text
 from localvit.system.machine import keep_memory
 from localvit.system.terminal import ERRORS, quiet

@@ -13,10 +13,11 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from localvit.benchmark.look import markdown_text
 from localvit.studies.record import RECORD, StudyRecord
-from localvit.studies.report import markdown_text, write_report
-from localvit.studies.statistics import StudySummary, summarize
-from localvit.studies.wording import agreement_word, answer
+from localvit.studies.reporting.report import write_report
+from localvit.studies.reporting.statistics import StudySummary, summarize
+from localvit.studies.reporting.wording import agreement_word, answer
 from localvit.system.files import write_text
 from localvit.training import RunConfig
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import localvit
 from localvit import LocalityConfig, localize
 from localvit.models.costs import count_macs, count_parameters
-from localvit.weights.official_keys import from_official, to_official
+from localvit.models.official_keys import from_official, to_official
 
 OFFICIAL = json.loads((Path(__file__).parent / "official_state_dicts.json").read_text())
 PARITY = Path(__file__).parent.parent / "parity"

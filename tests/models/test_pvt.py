@@ -16,8 +16,8 @@ from timm.models import group_parameters
 from torch import Tensor, nn
 
 from localvit.models.costs import count_macs, count_parameters
+from localvit.models.official_keys import from_official, to_official
 from localvit.models.pvt import Attention, Block
-from localvit.weights.official_keys import from_official, to_official
 
 OFFICIAL = json.loads((Path(__file__).parent / "official_state_dicts.json").read_text())
 PARITY = Path(__file__).parent.parent / "parity" / "baseline_pvt.safetensors"

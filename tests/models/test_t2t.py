@@ -16,8 +16,8 @@ from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 
 from localvit.models.costs import count_macs, count_parameters
+from localvit.models.official_keys import from_official, to_official
 from localvit.models.t2t import Block, TokenPerformer, performer_attention
-from localvit.weights.official_keys import from_official, to_official
 
 OFFICIAL = json.loads((Path(__file__).parent / "official_state_dicts.json").read_text())
 PARITY = safetensors.torch.load_file(Path(__file__).parent.parent / "parity" / "baseline_t2t.safetensors")

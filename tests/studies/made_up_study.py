@@ -8,7 +8,7 @@ from typing import Any
 from localvit.data.config import DataConfig
 from localvit.studies.config import Claim, StudyConfig
 from localvit.studies.record import Costs, Outcome, StudyRecord
-from localvit.studies.statistics import StudySummary, summarize
+from localvit.studies.reporting.statistics import StudySummary, summarize
 from localvit.training import RunConfig, RunResult
 
 EPOCHS = 12

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from localvit.studies.config import Resources, StudyRun
-from localvit.studies.ray_cluster import RayBackend
 from localvit.studies.record import Outcome
-from localvit.studies.runner import train_runs
+from localvit.studies.running.ray_cluster import RayBackend
+from localvit.studies.running.runner import train_runs
 from localvit.system.errors import Interrupted, LocalViTError
 from localvit.training import read_result, run
 from localvit.training.overrides import run_config

@@ -13,8 +13,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from localvit.studies.config import StudyConfig
 from localvit.studies.record import Costs
-from localvit.studies.report import write_report
-from localvit.studies.statistics import StudySummary
+from localvit.studies.reporting.report import write_report
+from localvit.studies.reporting.statistics import StudySummary
 from localvit.training.overrides import with_overrides
 
 CHARTS = ("own-chart", "gains", "accuracy-against-cost", "learning-curves")

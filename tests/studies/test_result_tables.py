@@ -14,10 +14,10 @@ from torch import nn
 
 from localvit import LocalityConfig
 from localvit.locality.localize import localize
-from localvit.studies.own_chart import depthwise_layers
 from localvit.studies.record import Costs
-from localvit.studies.report import write_report
-from localvit.studies.wording import agreement_word, answer, signed
+from localvit.studies.reporting.own_chart import depthwise_layers
+from localvit.studies.reporting.report import write_report
+from localvit.studies.reporting.wording import agreement_word, answer, signed
 from localvit.training import ModelConfig
 
 T_2 = 4.302653  # the 97.5 % quantile of Student's t with 2 degrees of freedom

@@ -19,9 +19,9 @@ from safetensors.torch import load_file
 from small_runs import RECIPE
 
 from localvit.studies.config import StudyRun
-from localvit.studies.local import LocalBackend
 from localvit.studies.record import ERROR, Outcome
-from localvit.studies.runner import parse_shard, shard, train_runs
+from localvit.studies.running.local import LocalBackend
+from localvit.studies.running.runner import parse_shard, shard, train_runs
 from localvit.system.errors import Interrupted
 from localvit.system.machine import cores
 from localvit.training import read_result, run

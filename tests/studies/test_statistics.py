@@ -11,7 +11,7 @@ from statsmodels.stats.multitest import multipletests
 
 from localvit.studies.config import Claim, StudyConfig
 from localvit.studies.record import Outcome, StudyRecord
-from localvit.studies.statistics import StudySummary, holm, interval, paired_p_value, summarize
+from localvit.studies.reporting.statistics import StudySummary, holm, interval, paired_p_value, summarize
 from localvit.training import RunResult
 
 STUDY = StudyConfig(

@@ -10,7 +10,7 @@ from localvit.locality.localize import localizations
 from localvit.models.catalog import PUBLISHED
 from localvit.studies.compose import compose, read_yaml
 from localvit.studies.config import Claim, StudyConfig
-from localvit.studies.costs import count
+from localvit.studies.running.costs import count
 from localvit.system.shipped import shipped
 from localvit.training import RunConfig
 from localvit.training.initial_model import build_model

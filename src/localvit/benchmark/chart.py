@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from localvit.benchmark.look import COLOURS, GREY, height_of_rows, label, rows_axis, style
 from localvit.benchmark.result import BenchmarkResult, Measurement, SettingResult, memory_ratio, ratio
-from localvit.studies.chart_style import COLOURS, GREY, height_of_rows, label, rows_axis, style
 
 
 @dataclass(frozen=True)

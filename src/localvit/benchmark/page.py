@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
-import plotly.offline
 
-from localvit.studies.report import PLOTLY_CONFIG, render
+from localvit.benchmark.look import chart_html, render
 from localvit.system.files import write_text
 
 _PACKAGE = "localvit.benchmark"
@@ -49,13 +48,8 @@ def write_page(
         table: path of the Markdown.
     """
     values = {"title": title, "lead": lead, "sections": sections, "record": record}
-    write_text(table, render("page.md", values, package=_PACKAGE))
+    write_text(table, render("page.md", _PACKAGE, values))
     charts = [
-        section.figure
-        and section.figure.to_html(
-            full_html=False, include_plotlyjs=False, div_id=f"chart-{number}", config=PLOTLY_CONFIG
-        )
-        for number, section in enumerate(sections)
+        section.figure and chart_html(section.figure, f"chart-{number}") for number, section in enumerate(sections)
     ]
-    plotly_js = plotly.offline.get_plotlyjs() if any(charts) else ""
-    write_text(page, render("page.html", {**values, "charts": charts, "plotly_js": plotly_js}, package=_PACKAGE))
+    write_text(page, render("page.html", _PACKAGE, {**values, "charts": charts}, charts=any(charts)))

@@ -66,9 +66,9 @@ def parser() -> Parser:
 
 def command(options: Any) -> Callable[[], int]:
     """Train what is missing and report, or print the plan."""
-    from localvit.studies.local import LocalBackend
-    from localvit.studies.plan import in_words, plan, table
-    from localvit.studies.runner import Backend, parse_shard, shard
+    from localvit.studies.running.local import LocalBackend
+    from localvit.studies.running.plan import in_words, plan, table
+    from localvit.studies.running.runner import Backend, parse_shard, shard
     from localvit.studies.study import RUNS, run_study
 
     study = config_from(options, StudyConfig)
@@ -95,7 +95,7 @@ def command(options: Any) -> Callable[[], int]:
 
     def train() -> int:
         if options.ray is not None:
-            from localvit.studies.ray_cluster import RayBackend  # an optional dependency
+            from localvit.studies.running.ray_cluster import RayBackend  # an optional dependency
 
             backend: Callable[[], Backend] = partial(RayBackend, options.ray, study.resources)
         else:

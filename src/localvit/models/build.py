@@ -11,7 +11,7 @@ from timm.layers import resample_abs_pos_embed
 from timm.models import build_model_with_cfg
 from torch import Tensor, nn
 
-from localvit.weights.official_keys import from_official
+from localvit.models.official_keys import from_official
 
 RELEASE = "https://github.com/ofsoundof/LocalViT/releases/download/v1.0.0"
 Filter = Callable[[dict[str, Tensor], Any], dict[str, Tensor]]

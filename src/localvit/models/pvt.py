@@ -38,7 +38,7 @@ from localvit.locality.config import LocalityConfig
 from localvit.locality.layouts import TokenLayout, grid_from_block, register_layout, size_argument
 from localvit.locality.localize import localize
 from localvit.models.build import RELEASE, build, pretrained_config, resample_pos_embed
-from localvit.weights.official_keys import OfficialKeys, register_official_keys
+from localvit.models.official_keys import OfficialKeys, register_official_keys
 
 # The paper's layers disagree: those after a convolution have PyTorch's 1e-5, those of blocks and the last one 1e-6.
 _BlockNorm = partial(nn.LayerNorm, eps=1e-6)

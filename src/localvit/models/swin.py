@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from localvit.locality.config import LocalityConfig
 from localvit.locality.localize import localize
 from localvit.models.build import RELEASE, build, pretrained_config
-from localvit.weights.official_keys import OfficialKeys, register_official_keys
+from localvit.models.official_keys import OfficialKeys, register_official_keys
 
 default_cfgs = generate_default_cfgs(
     {

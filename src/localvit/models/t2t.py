@@ -40,7 +40,7 @@ from localvit.locality.config import LocalityConfig
 from localvit.locality.layouts import TokenLayout, grid_from_block, register_layout, size_argument
 from localvit.locality.localize import localize
 from localvit.models.build import build, pretrained_config, resample_pos_embed
-from localvit.weights.official_keys import OfficialKeys, register_official_keys
+from localvit.models.official_keys import OfficialKeys, register_official_keys
 
 _PATCH_SIZE = 16
 _LATER_SPLITS = {"kernel_size": 3, "stride": 2, "padding": 1}

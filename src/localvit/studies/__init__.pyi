@@ -1,6 +1,6 @@
 from .config import Claim, Resources, StudyConfig
 from .record import StudyError, StudyRecord
-from .statistics import StudySummary, summarize
+from .reporting.statistics import StudySummary, summarize
 from .study import report_studies, run_study
 
 __all__ = [

@@ -10,12 +10,12 @@ from rich.console import Console
 
 from localvit.data.sources import open_parts
 from localvit.studies.config import StudyConfig
-from localvit.studies.costs import count, measure
 from localvit.studies.record import RECORD, Costs, StudyError, StudyRecord, code_version, merge, outcome_of
-from localvit.studies.report import write_report
-from localvit.studies.runner import Backend, shard, train_runs
-from localvit.studies.statistics import StudySummary, summarize
-from localvit.studies.terminal import StudyProgress, results_table
+from localvit.studies.reporting.report import write_report
+from localvit.studies.reporting.statistics import StudySummary, summarize
+from localvit.studies.reporting.terminal import StudyProgress, results_table
+from localvit.studies.running.costs import count, measure
+from localvit.studies.running.runner import Backend, shard, train_runs
 from localvit.system.machine import describe
 from localvit.training.record import command_line
 

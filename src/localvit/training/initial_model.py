@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from localvit.data.config import InputConfig
 from localvit.locality.localize import layers_left, localizations, localize
 from localvit.models.build import resample_pos_embed
+from localvit.models.official_keys import from_official
 from localvit.training.config import ModelConfig
 from localvit.weights.checkpoints import read_localizations, read_state_dict, require_fit
 from localvit.weights.model_description import require_known
 from localvit.weights.model_file import create_model
-from localvit.weights.official_keys import from_official
 
 
 def build_model(config: ModelConfig, shown: InputConfig, *, num_classes: int) -> nn.Module:

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from localvit.locality.config import LocalityConfig, Mode
 from localvit.locality.localize import Localization, localizations, localize
+from localvit.models.official_keys import from_official
 from localvit.system.files import replacing
-from localvit.weights.official_keys import from_official
 
 _SHOWN = 10
 _METADATA = "localvit"

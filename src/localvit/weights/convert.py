@@ -6,9 +6,9 @@ import timm
 import torch
 
 from localvit.models.catalog import PUBLISHED
+from localvit.models.official_keys import to_official
 from localvit.system.files import replacing
 from localvit.weights.checkpoints import load_checkpoint, read_state_dict, save_checkpoint
-from localvit.weights.official_keys import to_official
 
 
 def convert(source: Path, target: Path, *, model_name: str | None = None) -> str:

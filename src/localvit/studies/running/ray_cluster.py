@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from localvit.studies.config import Resources, StudyRun
-from localvit.studies.worker import ALONE, train
+from localvit.studies.running.worker import ALONE, train
 from localvit.system.errors import Interrupted, LocalViTError
 from localvit.training import RunConfig
 

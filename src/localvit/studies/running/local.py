@@ -13,7 +13,7 @@ from typing import Any, Self
 import torch
 
 from localvit.studies.config import StudyRun
-from localvit.studies.worker import ALONE, train
+from localvit.studies.running.worker import ALONE, train
 from localvit.system.errors import Interrupted
 from localvit.system.machine import share_of_cores
 

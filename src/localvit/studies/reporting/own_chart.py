@@ -8,19 +8,10 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from localvit.benchmark.look import BLUE, GREY, PALE, height_of_rows, label, rows_axis, style
 from localvit.locality.localize import select_layers
-from localvit.studies.chart_style import (
-    BLUE,
-    GREY,
-    PALE,
-    error_bar,
-    height_of_rows,
-    label,
-    looks,
-    rows_axis,
-    style,
-)
-from localvit.studies.statistics import StudySummary, VariantSummary
+from localvit.studies.reporting.chart_style import error_bar, looks
+from localvit.studies.reporting.statistics import StudySummary, VariantSummary
 from localvit.training import ModelConfig, RunConfig
 
 _DEPTH = 12  # of the paper's transformers that are made without saying it

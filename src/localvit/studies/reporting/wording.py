@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from localvit.studies.statistics import Comparison, StudySummary, VariantSummary
+from localvit.studies.reporting.statistics import Comparison, StudySummary, VariantSummary
 
 MINUS = "\N{MINUS SIGN}"
 _SPACE, _TIMES = "\N{NO-BREAK SPACE}", "\N{MULTIPLICATION SIGN}"

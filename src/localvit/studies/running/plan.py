@@ -13,8 +13,8 @@ from localvit.data.config import DataConfig
 from localvit.data.module import ImageData
 from localvit.data.sources import open_parts
 from localvit.studies.config import StudyConfig, StudyRun
-from localvit.studies.costs import measure
 from localvit.studies.record import Costs, outcome_of
+from localvit.studies.running.costs import measure
 from localvit.system.errors import LocalViTError
 from localvit.training import RunConfig
 

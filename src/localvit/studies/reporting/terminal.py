@@ -21,7 +21,7 @@ from rich.text import Text
 
 from localvit.studies.config import StudyRun
 from localvit.studies.record import Outcome, outcome_of
-from localvit.studies.statistics import StudySummary, VariantSummary
+from localvit.studies.reporting.statistics import StudySummary, VariantSummary
 
 
 class StudyProgress:

@@ -7,15 +7,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import plotly.graph_objects as go
-import plotly.offline
 import yaml
 
-from localvit.studies.charts import accuracy_against_cost, gains, learning_curves, own_chart
-from localvit.studies.statistics import StudySummary
-from localvit.studies.tables import claim_rows, frame, latex, results, variant_rows
-from localvit.studies.wording import agreement_word, answer, data_line, signed
+from localvit.benchmark.look import chart_html, render
+from localvit.studies.reporting.charts import accuracy_against_cost, gains, learning_curves, own_chart
+from localvit.studies.reporting.statistics import StudySummary
+from localvit.studies.reporting.tables import claim_rows, frame, latex, results, variant_rows
+from localvit.studies.reporting.wording import agreement_word, answer, data_line
 from localvit.system.files import write_text
 
 _CHARTS: dict[str, Callable[[StudySummary], go.Figure]] = {
@@ -24,11 +23,7 @@ _CHARTS: dict[str, Callable[[StudySummary], go.Figure]] = {
     "accuracy-against-cost": accuracy_against_cost,
     "learning-curves": learning_curves,
 }
-PLOTLY_CONFIG = {
-    "displaylogo": False,
-    "responsive": True,
-    "modeBarButtonsToRemove": ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d"],
-}
+_PACKAGE = "localvit.studies.reporting"
 
 
 def write_report(summaries: Sequence[StudySummary], folder: Path) -> Path:
@@ -47,37 +42,15 @@ def write_report(summaries: Sequence[StudySummary], folder: Path) -> Path:
     if not summaries:
         raise ValueError("there is no study to report; give at least one")
     found = [results(summary) for summary in summaries]
-    values = found[0] if len(found) == 1 else {"studies": found}
-    write_text(folder / "results.json", json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    everything = found[0] if len(found) == 1 else {"studies": found}
+    write_text(folder / "results.json", json.dumps(everything, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     write_text(folder / "results.csv", frame(summaries).to_csv(index=False))
     write_text(folder / "results.tex", latex(summaries))
     sections = [_section(summary, prefix) for summary, prefix in zip(summaries, _prefixes(summaries), strict=True)]
-    write_text(folder / "report.md", render("report.md", {"sections": sections}))
-    write_text(
-        folder / "report.html",
-        render("report.html", {"sections": sections, "plotly_js": plotly.offline.get_plotlyjs()}),
-    )
+    values = {"sections": sections}
+    write_text(folder / "report.md", render("report.md", _PACKAGE, values))
+    write_text(folder / "report.html", render("report.html", _PACKAGE, values, charts=True))
     return folder / "report.html"
-
-
-def markdown_text(text: str) -> str:
-    """``text`` so that GitHub shows it letter by letter, in a table too."""
-    return re.sub(r"([\\`*_\[\]<>|~&$])", r"\\\1", text)
-
-
-def render(template: str, values: dict[str, Any], *, package: str = "localvit.studies") -> str:
-    """A template of ``package`` with these values; it can build on those of the studies, and so look like them."""
-    loaders = [jinja2.PackageLoader(name) for name in dict.fromkeys((package, "localvit.studies"))]
-    environment = jinja2.Environment(
-        loader=jinja2.ChoiceLoader(loaders),
-        autoescape=template.endswith(".html"),  # Markdown escapes with its own filter
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters.update(md=markdown_text, signed=signed)
-    return environment.get_template(template).render(values)
 
 
 def _prefixes(summaries: Sequence[StudySummary]) -> list[str]:
@@ -121,5 +94,4 @@ def _chart(figure: go.Figure, identifier: str) -> str:
     """The chart as part of a page, or nothing where there is nothing to draw."""
     if not any(trace.x is not None and len(trace.x) for trace in figure.data if trace.type == "scatter"):
         return ""
-    html: str = figure.to_html(full_html=False, include_plotlyjs=False, div_id=identifier, config=PLOTLY_CONFIG)
-    return html
+    return chart_html(figure, identifier)

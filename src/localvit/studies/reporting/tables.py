@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from localvit.studies.record import Costs
-from localvit.studies.statistics import ClaimSummary, Comparison, Interval, StudySummary, VariantSummary
-from localvit.studies.wording import MINUS, signed
+from localvit.studies.reporting.statistics import ClaimSummary, Comparison, Interval, StudySummary, VariantSummary
+from localvit.studies.reporting.wording import MINUS, signed
 
 NOTHING = "–"
 MIB = 2**20

@@ -6,20 +6,11 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from localvit.studies.chart_style import (
-    BLUE,
-    GREY,
-    VERMILION,
-    error_bar,
-    height_of_rows,
-    label,
-    looks,
-    rows_axis,
-    style,
-)
-from localvit.studies.own_chart import own_chart
+from localvit.benchmark.look import BLUE, GREY, VERMILION, height_of_rows, label, rows_axis, style
 from localvit.studies.record import Costs
-from localvit.studies.statistics import StudySummary, VariantSummary, Verdict
+from localvit.studies.reporting.chart_style import error_bar, looks
+from localvit.studies.reporting.own_chart import own_chart
+from localvit.studies.reporting.statistics import StudySummary, VariantSummary, Verdict
 
 __all__ = ["accuracy_against_cost", "gains", "learning_curves", "own_chart"]
 
