@@ -1,4 +1,4 @@
-"""How the tests share the machine."""
+"""How the tests share the machine, and fixtures of more than one file."""
 
 import os
 
@@ -29,7 +29,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 
 @pytest.fixture
 def small_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measure the machine's own rate with matrices that take no time."""
+    """Measure the machine's peak rate with matrices that multiply in no time."""
     from localvit.benchmark import rate
 
     monkeypatch.setitem(rate._SIDES, "cpu", 256)
