@@ -1,4 +1,4 @@
-"""A hook of MkDocs: takes pages from outside ``docs`` into the site, and mends the links between the two.
+"""MkDocs hooks: take pages from outside ``docs`` into the site, and mend the links between the two.
 
 Links in the repository are relative to the file that contains them, so that they work wherever it is browsed. Those to
 source files, which the site does not have, become plain text. A link to a file that does not exist is left as it is and
@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent.parent
 HOME, DOCS = "README.md", "docs/"
 OUTSIDE = ("CONTRIBUTING.md", "CHANGELOG.md", "CITATION.cff", "LICENSE", "benchmarks/results/*.md")
 _LINK = re.compile(r"(?P<image>!?)\[(?P<text>[^\]]*)\]\((?P<target>[^)\s#:]+)(?P<anchor>#[^)\s]*)?\)")
+_ROLE = re.compile(r":(?:attr|class|func|meth|mod):<code>~?")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -43,6 +44,11 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return f"{link['image']}[{link['text']}]({mended}{link['anchor'] or ''})"
 
     return _LINK.sub(mend, markdown)
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Show names in docstrings, such as :func:`localvit.fuse`, without their role."""
+    return _ROLE.sub("<code>", html)
 
 
 def _in_repository(file: File) -> str:
