@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     parser: Parser = module.parser()
     try:
-        parsed = parser.instantiate(parser.parse_args(getattr(module, "arguments", list)(rest)))
+        parsed = parser.parse(getattr(module, "arguments", list)(rest))
         importlib.import_module("localvit.models")  # registers them with timm
         command = module.command(parsed)
     except (ValueError, OSError) as error:

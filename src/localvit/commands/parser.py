@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any, NoReturn, TypeVar
 
-from jsonargparse import ActionConfigFile, ArgumentParser
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 from rich.table import Table
 
 from localvit.system.shipped import Kind, find, listing
@@ -35,6 +35,15 @@ class Parser(ArgumentParser):
         """Add the options that select weights."""
         self.add_argument("--checkpoint", type=str, required=True, help="weights of a run, or the authors' weights")
         self.add_argument("--model", type=str | None, default=None, help="model name, for files that do not contain it")
+
+    def parse(self, arguments: list[str]) -> Any:
+        """Parse and build the dataclasses; ``ValueError`` for a plain value that stands for a group of fields."""
+        parsed = self.parse_args(arguments)
+        groups = {name.rpartition(".")[0] for name in self.fields} - {""}
+        for name in sorted(groups & set(parsed.keys(branches=True))):
+            if not isinstance(parsed[name], Namespace | dict | None):
+                raise ValueError(f"{name} is {parsed[name]!r:.100}; it must map the names of its fields to values")
+        return self.instantiate(parsed)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Exit with ``message`` and, if possible, a suggestion."""

@@ -9,6 +9,7 @@ from localvit.models.catalog import PUBLISHED
 from localvit.models.official_keys import to_official
 from localvit.system.files import replacing
 from localvit.weights.checkpoints import load_checkpoint, read_state_dict, save_checkpoint
+from localvit.weights.model_description import require_known
 
 
 def convert(source: Path, target: Path, *, model_name: str | None = None) -> str:
@@ -30,6 +31,8 @@ def convert(source: Path, target: Path, *, model_name: str | None = None) -> str
         raise ValueError(
             f"{target} ends in {target.suffix!r}; it must be .safetensors for ours or .pth for the authors'"
         )
+    if model_name is not None:
+        require_known(model_name)
     state_dict = read_state_dict(source)
     name = model_name or _model_of({key: tuple(value.shape) for key, value in state_dict.items()}, source)
     model = timm.create_model(name)
