@@ -3,8 +3,7 @@
 import dataclasses
 from typing import Any, NoReturn, TypeVar
 
-from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
-from rich.table import Table
+from jsonargparse import ActionConfigFile, ArgumentParser
 
 from localvit.system.shipped import Kind, find, listing
 from localvit.system.suggestions import field_names, with_suggestion
@@ -41,7 +40,7 @@ class Parser(ArgumentParser):
         parsed = self.parse_args(arguments)
         groups = {name.rpartition(".")[0] for name in self.fields} - {""}
         for name in sorted(groups & set(parsed.keys(branches=True))):
-            if not isinstance(parsed[name], Namespace | dict | None):
+            if isinstance(parsed[name], str | int | float):
                 raise ValueError(f"{name} is {parsed[name]!r:.100}; it must map the names of its fields to values")
         return self.instantiate(parsed)
 
@@ -79,10 +78,9 @@ def named_file_first(arguments: list[str], kind: Kind) -> list[str]:
 
 def print_listing(kind: Kind, command: str) -> None:
     """Print the shipped files of a kind, one per line."""
-    RESULTS.print(f"usage: {command}, with the path of a YAML file or one of these:\n", highlight=False)
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
-    table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True, overflow="ellipsis")
-    for name, description in listing(kind):
-        table.add_row(name, description)
-    RESULTS.print(table, highlight=False)
+    RESULTS.print(f"usage: {command}\n\nGive the path of a YAML file, or one of these names:\n", markup=False)
+    files = listing(kind)
+    width = max(len(name) for name, _ in files)
+    for name, description in files:
+        line = f"  {name:<{width}}  {description}"
+        RESULTS.print(line, no_wrap=True, overflow="ellipsis", highlight=False, markup=False)
