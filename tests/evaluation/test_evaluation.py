@@ -94,7 +94,7 @@ for folder in sys.argv[2:]:
 """
 
 
-@pytest.mark.parametrize("processes", [2, 7])
+@pytest.mark.parametrize("processes", [2, pytest.param(7, marks=pytest.mark.slow)])
 def test_processes_that_share_an_evaluation_count_each_image_once(
     processes: int, model_file: Path, tmp_path: Path
 ) -> None:

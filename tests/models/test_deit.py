@@ -63,6 +63,7 @@ def test_dynamic_image_sizes(size: tuple[int, int]) -> None:
     assert tiny(dynamic_img_size=True).eval()(torch.randn(1, 3, *size)).shape == (1, 1000)
 
 
+@pytest.mark.slow
 def test_compiled_without_graph_breaks_it_agrees_with_eager() -> None:
     model, images = timm.create_model("localvit_tiny_patch16_224").eval(), torch.randn(2, 3, 224, 224)
     compiled: Any = torch.compile(model, fullgraph=True)
@@ -70,6 +71,7 @@ def test_compiled_without_graph_breaks_it_agrees_with_eager() -> None:
         torch.testing.assert_close(compiled(images), model(images), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_exported_with_a_dynamic_batch_it_agrees_with_eager() -> None:
     model = timm.create_model("localvit_tiny_patch16_224").eval()
     batch = torch.export.Dim("batch", min=1, max=64)

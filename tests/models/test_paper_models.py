@@ -56,6 +56,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "localvit_tnt_tiny_patch16_224": {"img_size": 64, "depth": 2},
     "localvit_swin_tiny_patch4_window7_224": {"img_size": 224, "depths": (1, 2), "num_heads": (3, 6)},
 }
+# Compiling and exporting take long: LocalViT-T stands for all in daily work, and the slow tests try the others.
+QUICKEST_TO_COMPILE = [
+    name if name == "localvit_tiny_patch16_224" else pytest.param(name, marks=pytest.mark.slow) for name in SMALL
+]
 MAPS = {
     "localvit_tiny_patch16_224": ([192, 192], [16, 16]),
     "localvit_t2t_7": ([256, 256], [16, 16]),
@@ -227,7 +231,7 @@ def test_any_image_size_of_the_grid(name: str) -> None:
         assert model(torch.randn(1, 3, *size)).shape == (1, 5)
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", QUICKEST_TO_COMPILE)
 def test_compiled_without_graph_breaks_it_agrees_with_eager(name: str) -> None:
     model, batch = small(name).eval(), images(name)
     compiled: Any = torch.compile(model, fullgraph=True)
@@ -238,7 +242,7 @@ def test_compiled_without_graph_breaks_it_agrees_with_eager(name: str) -> None:
 @pytest.mark.skipif(
     Version(torch.__version__) < Version("2.15"), reason="torch 2.6 lets no hook run inside of a compiled checkpoint"
 )
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", QUICKEST_TO_COMPILE)
 def test_compiled_with_gradient_checkpointing_it_trains(name: str) -> None:
     model, batch = small(name).train(), images(name)
     model.set_grad_checkpointing(True)
@@ -248,7 +252,7 @@ def test_compiled_with_gradient_checkpointing_it_trains(name: str) -> None:
     require_finite_gradients(model)
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", QUICKEST_TO_COMPILE)
 def test_exported_with_a_dynamic_batch_it_agrees_with_eager(name: str) -> None:
     model = small(name).eval()
     batch = torch.export.Dim("batch", min=1, max=64)

@@ -372,6 +372,7 @@ def test_stages_that_do_not_fit_together_are_refused(arguments: dict[str, Any], 
         small(**arguments)
 
 
+@pytest.mark.slow
 def test_compiled_without_graph_breaks_it_agrees_with_eager() -> None:
     model: nn.Module = lively(**SHALLOW).eval()
     images = torch.randn(2, 3, 32, 16)

@@ -82,6 +82,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[StudyRun]:
     return runs
 
 
+@pytest.mark.slow
 def test_runs_of_a_node_that_dies_go_on_elsewhere_to_the_same_results(
     cluster: Any, undisturbed: list[StudyRun], tmp_path: Path
 ) -> None:
@@ -105,8 +106,8 @@ def test_what_is_wrong_with_a_run_comes_back_and_paths_may_be_relative(
     cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    start = a_run(Path("runs"), 0)
-    dependent = StudyRun.of("DeiT", a_run(Path("runs"), 1).config, Path("runs"), after=start)
+    start = a_run(Path("runs"), 0, training={"epochs": 2})
+    dependent = StudyRun.of("DeiT", a_run(Path("runs"), 1, training={"epochs": 2}).config, Path("runs"), after=start)
     runs = [a_run(Path("runs"), 2, model={"name": "deit_tinny"}), dependent]
     log = Log()
     with RayBackend(cluster.address, Resources()) as backend:
@@ -115,6 +116,7 @@ def test_what_is_wrong_with_a_run_comes_back_and_paths_may_be_relative(
     assert [log.outcomes[seed].error for seed in (0, 1)] == [None, None]
 
 
+@pytest.mark.slow
 def test_interrupted_runs_save_their_state(cluster: Any, tmp_path: Path) -> None:
     """A checkpoint comes from the interruption alone: the next by the clock, and the end, are far off."""
     training = {"epochs": 1000, "batch_size": 2, "checkpoint_minutes": 100}

@@ -224,7 +224,17 @@ def _alive(group: int) -> bool:
 
 @pytest.mark.parametrize(
     ("number", "to_all", "workers"),
-    [(signal.SIGINT, True, 0), (signal.SIGTERM, False, 1), (signal.SIGTERM, True, 0), (signal.SIGKILL, False, 1)],
+    [
+        (signal.SIGKILL, False, 1),
+        *(
+            pytest.param(number, to_all, workers, marks=pytest.mark.slow)
+            for number, to_all, workers in (
+                (signal.SIGINT, True, 0),
+                (signal.SIGTERM, False, 1),
+                (signal.SIGTERM, True, 0),
+            )
+        ),
+    ],
 )
 def test_a_stopped_study_leaves_no_processes_and_goes_on_to_the_same_results(
     number: signal.Signals,
@@ -271,6 +281,7 @@ def test_interrupted_runs_save_their_state_and_the_back_end_can_go_on(tmp_path: 
     assert len(starts_of(runs[0])) == 2
 
 
+@pytest.mark.slow
 def test_two_studies_train_a_run_that_they_share_once(
     backend: LocalBackend, undisturbed: list[StudyRun], tmp_path: Path
 ) -> None:

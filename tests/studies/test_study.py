@@ -1,6 +1,8 @@
 """A study from the command line, in real processes: results, interruptions, restarts, wrong input."""
 
+import contextlib
 import csv
+import io
 import json
 import os
 import re
@@ -68,10 +70,20 @@ def command(study_file: Path, *arguments: str, output: Path | None = None) -> li
 
 
 def run_study(study_file: Path, *arguments: str, output: Path | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "COLUMNS": "100"}
-    return subprocess.run(
-        command(study_file, *arguments, output=output), capture_output=True, text=True, check=False, env=environment
-    )
+    """Run the command in this process, which has imported everything already; training has a process of its own."""
+    words = command(study_file, "--jobs", "1", *arguments, output=output)[3:]
+    printed, errors = io.StringIO(), io.StringIO()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(printed),
+        contextlib.redirect_stderr(errors),
+    ):
+        patch.setenv("COLUMNS", "100")
+        try:
+            status = main(words)
+        except SystemExit as ended:
+            status = int(str(ended.code))
+    return subprocess.CompletedProcess(words, status, printed.getvalue(), errors.getvalue())
 
 
 def accuracies(folder: Path) -> dict[str, list[float]]:
@@ -126,7 +138,7 @@ def test_a_finished_study_trains_nothing_again(finished: tuple[Path, str]) -> No
     assert {**results(folder), "command": found["command"]} == found
 
 
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("end", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_an_interrupted_study_goes_on_and_ends_with_the_same_numbers(
     end: signal.Signals, study_file: Path, finished: tuple[Path, str]
 ) -> None:
