@@ -162,7 +162,7 @@ def test_an_interrupted_study_goes_on_and_ends_with_the_same_numbers(
     _, errors = process.communicate(timeout=60)
     if end == signal.SIGINT:
         assert process.returncode == 130
-        assert "the same command goes on" in errors
+        assert "run the same command again to resume" in errors
         assert "Traceback" not in errors
     _wait_until_group_is_gone(process.pid)
     before = len(list(interrupted.rglob("result.json")))
@@ -269,7 +269,7 @@ def test_a_dry_run_without_the_images_counts_all_the_same(study_file: Path) -> N
     printed = " ".join(ended.stdout.split())
     assert "6 of 6 runs to train" in printed
     assert ": about" not in printed
-    assert "The time is not known: /nowhere is not there" in printed
+    assert "The duration is unknown: /nowhere is not there" in printed
 
 
 def test_shards_train_their_share_and_the_report_comes_from_all(
