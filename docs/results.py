@@ -1,15 +1,16 @@
-"""Keeps what studies found, and writes the page that answers the paper's questions from it.
+"""Keep the results of studies, and write the page that answers the paper's questions from them.
 
     python docs/results.py runs/rq1_depthwise-digits runs/rq1_depthwise-cifar10 ...
 
-Each folder's record and tables go to ``docs/results/<study>-<scale>``, and one report for all studies of a scale to
-``docs/results/<scale>``. Without folders the page is written anew from what is there.
+Each folder's record, tables and chart of gains go to ``docs/results/<study>-<scale>``, and one report for all studies
+of a scale to ``docs/results/<scale>``. Without arguments it rewrites the page from the records kept there.
 """
 
 import argparse
 import re
 import shlex
 import shutil
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -21,8 +22,12 @@ from localvit.studies.reporting.wording import agreement_word, answer
 from localvit.system.files import write_text
 from localvit.training import RunConfig
 
+sys.path.insert(0, str(Path(__file__).parent))
+from screenshot import save_charts  # a script beside this one
+
 RESULTS = Path(__file__).parent / "results"
-TABLES = (RECORD, "report.md", "results.csv", "results.json", "results.tex")
+TABLES = (RECORD, "report.md", "results.csv", "results.json")
+PICTURE = "gains.svg"
 QUESTIONS = {
     "rq1_depthwise": "RQ1",
     "rq2a_activation": "RQ2, activation",
@@ -34,12 +39,12 @@ QUESTIONS = {
 }
 HEAD = """# What the studies found
 
-Written by `python docs/results.py` from the records of the runs in this folder. *p* is Holm's, over all comparisons of
-a study; intervals are Student's t over seeds; *no evidence at this size* is no proof of equality. How the numbers come
-about: [docs/studies.md](../studies.md).
+Written by `python docs/results.py` from the records in this folder. *p* is Holm-corrected over all comparisons of a
+study; intervals are Student's t over seeds; *no evidence at this size* does not mean equal. See
+[docs/studies.md](../studies.md) for the method.
 
-The scales are small, for want of hardware, and far from converged on photographs. They say what locality does to small
-transformers that learn from few images, not what it does on ImageNet-1k; the same files run at the paper's scale
+The scales are small, for want of hardware, and far from converged on photographs. They show what locality does to small
+transformers that learn from few images, not what it does on ImageNet-1k. The same files run at the paper's scale
 (`--scale imagenet`).
 """
 
@@ -67,7 +72,12 @@ def main() -> None:
     keep(parser.parse_args().folders)
     summaries = found()
     for scale in _scales(summaries):
-        write_report([summary for summary in summaries if summary.config.scale == scale], RESULTS / scale)
+        of_scale = [summary for summary in summaries if summary.config.scale == scale]
+        report = write_report(of_scale, RESULTS / scale)  # the HTML is not committed
+        for summary in of_scale:
+            folder = RESULTS / _folder(summary)
+            (picture,) = save_charts(report, folder, [f"{_folder(summary)}-gains"])
+            picture.rename(folder / PICTURE)
     write_text(RESULTS / "README.md", page(summaries))
 
 
@@ -80,13 +90,23 @@ def page(summaries: list[StudySummary]) -> str:
     lines, scales = [HEAD], _scales(summaries)
     recipes = {summary.config.scale: summary.config.recipe for summary in summaries if summary.config.start is None}
     lines += [f"- {scale}: {_in_words(recipes[scale])}" for scale in scales]
-    links = ", ".join(
-        f"[{scale}]({scale}/report.md) ([with charts]({scale}/report.html), to download)" for scale in scales
-    )
-    lines += ["", f"One report for all studies of a scale: {links}.", ""]
+    links = ", ".join(f"[{scale}]({scale}/report.md)" for scale in scales)
+    lines += [
+        "",
+        f"One report covers all studies of a scale: {links}. `localvit report docs/results/*-digits --output FOLDER`",
+    ]
+    lines += ["writes it with interactive charts.", ""]
     lines += ["| question | scale | what came out | the paper | agreement | command |", "|---|---|---|---|---|---|"]
     lines += [_row(summary) for summary in summaries]
+    lines += ["", "## Gains", "", "Differences to the baseline in points of top-1 accuracy, with 95 % intervals."]
+    for summary in summaries:
+        title = f"{QUESTIONS[summary.config.name]}, {summary.config.scale}"
+        lines += ["", f"### {title}", "", f"![{title}]({_folder(summary)}/{PICTURE})"]
     return "\n".join(lines) + "\n"
+
+
+def _folder(summary: StudySummary) -> str:
+    return f"{summary.config.name}-{summary.config.scale}"
 
 
 def _in_words(recipe: RunConfig) -> str:
@@ -99,8 +119,7 @@ def _in_words(recipe: RunConfig) -> str:
 
 
 def _row(summary: StudySummary) -> str:
-    config = summary.config
-    folder = f"{config.name}-{config.scale}"
+    config, folder = summary.config, _folder(summary)
     cells = [
         f"**{QUESTIONS[config.name]}**: {markdown_text(config.question)}",
         f"[{config.scale}]({folder}/report.md), {len(config.seeds)} seeds",
@@ -113,9 +132,9 @@ def _row(summary: StudySummary) -> str:
 
 
 def _command(summary: StudySummary) -> str:
-    """The command that was run, with the paths of anybody's machine."""
+    """The command that was run, with the study by name and without the paths of one machine."""
     words = shlex.split(summary.record.command)
-    kept = [re.sub(r"^.*/(?=studies/)", "", word) for word in words]
+    kept = [re.sub(r"^.*studies/(\w+)\.yaml$", r"\1", word) for word in words]
     while "--output" in kept:
         place = kept.index("--output")
         del kept[place : place + 2]
