@@ -15,7 +15,14 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parent.parent
 HOME, DOCS = "README.md", "docs/"
-OUTSIDE = ("CONTRIBUTING.md", "CHANGELOG.md", "CITATION.cff", "LICENSE", "benchmarks/results/*.md", "benchmarks/results/*.svg")
+OUTSIDE = (
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "CITATION.cff",
+    "LICENSE",
+    "benchmarks/results/*.md",
+    "benchmarks/results/*.svg",
+)
 _LINK = re.compile(r"(?P<image>!?)\[(?P<text>[^\]]*)\]\((?P<target>[^)\s#:]+)(?P<anchor>#[^)\s]*)?\)")
 _ROLE = re.compile(r":(?:attr|class|func|meth|mod):<code>~?")
 

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from localvit.commands.cli import main
+from localvit.system.terminal import RESULTS
 
 STUDY = """\
 name: small
@@ -78,7 +79,7 @@ def run_study(study_file: Path, *arguments: str, output: Path | None = None) -> 
         contextlib.redirect_stdout(printed),
         contextlib.redirect_stderr(errors),
     ):
-        patch.setenv("COLUMNS", "100")
+        patch.setattr(RESULTS, "width", 100)
         try:
             status = main(words)
         except SystemExit as ended:

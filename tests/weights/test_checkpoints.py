@@ -12,6 +12,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+import localvit
 from localvit import LocalityConfig, load_checkpoint, localize
 
 PARITY = Path(__file__).parents[1] / "parity"
@@ -139,10 +140,10 @@ def test_a_checkpoint_of_another_variant_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"model": {"weight": 3}}, r"weight are no tensors"),
+        ({"model": {"weight": 3}}, r"weight are not tensors"),
         ([1, 2], r"holds a list; a state dict maps parameter names to tensors"),
         ({}, r"holds an empty dict"),
-        ({"epoch": 3, "args": {}}, r"epoch, args are no tensors"),
+        ({"epoch": 3, "args": {}}, r"epoch, args are not tensors"),
     ],
 )
 def test_a_file_without_a_state_dict_is_refused(content: object, message: str, tmp_path: Path) -> None:
@@ -168,3 +169,19 @@ def test_a_damaged_file_is_refused(kind: str, tmp_path: Path) -> None:
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"there is no checkpoint file .*nowhere\.pth"):
         load_checkpoint(small_model(LocalityConfig()), tmp_path / "nowhere.pth")
+
+
+def test_a_refused_pickle_is_described_in_a_line_without_pytorchs_advice(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save({"model": _Evil()}, path)
+    with pytest.raises(ValueError, match="with the object eval, which could run code") as raised:
+        localvit.load_checkpoint(nn.Linear(1, 1), path)
+    message = str(raised.value)
+    assert "weights_only" not in message
+    assert "add_safe_globals" not in message
+    assert len(message.splitlines()) == 1
+
+
+class _Evil:
+    def __reduce__(self) -> Any:
+        return eval, ("1",)

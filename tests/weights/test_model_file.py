@@ -101,7 +101,7 @@ def test_a_file_without_a_description_needs_the_name_alone(form: str, tmp_path: 
     else:
         localvit.save_checkpoint(saved, path)
 
-    with pytest.raises(ValueError, match=r"does not say which model it is of; say it with --model NAME, such as"):
+    with pytest.raises(ValueError, match=r"does not say which model it contains; name it with --model, such as"):
         load_model(path)
     loaded, description = load_model(path, name="localvit_tiny_patch16_224")
 
@@ -126,7 +126,7 @@ def test_a_wrong_name_is_told_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"file\.pth does not fit"):
         load_model(tmp_path / "file.pth", name="localvit_tiny_patch16_224")
     save_model(small_model(), DESCRIPTION, tmp_path / "best.safetensors")
-    with pytest.raises(ValueError, match=r"is of a localvit_tiny_patch16_224, and --model is deit_tiny_patch16_224"):
+    with pytest.raises(ValueError, match=r"contains a localvit_tiny_patch16_224, but --model is deit_tiny_patch16_224"):
         load_model(tmp_path / "best.safetensors", name="deit_tiny_patch16_224")
     with pytest.raises(FileNotFoundError, match="there is no checkpoint file"):
         load_model(tmp_path / "nowhere.safetensors")
@@ -179,7 +179,7 @@ def test_only_names_of_the_registry_are_taken(name: object, tmp_path: Path, monk
         ("timm.models._factory", "load_model_config_from_path"),
     ]:
         monkeypatch.setattr(f"{module}.{function}", never, raising=False)
-    with pytest.raises(ValueError, match=r"f\.safetensors .*damaged, or from another version"):
+    with pytest.raises(ValueError, match=r"f\.safetensors .*damaged or from another version"):
         load_model(path)
     if isinstance(name, str):
         torch.save({"weight": torch.zeros(2)}, tmp_path / "bare.pth")
@@ -190,7 +190,7 @@ def test_only_names_of_the_registry_are_taken(name: object, tmp_path: Path, monk
 @pytest.mark.parametrize("key", sorted(REFUSED_ARGUMENTS))
 def test_arguments_that_reach_beyond_the_model_are_refused(key: str, tmp_path: Path) -> None:
     for arguments in ({key: True}, {"block": {key: "/etc/passwd"}}):
-        with pytest.raises(ValueError, match=rf"damaged, or from another version.*{key}.*may not have"):
+        with pytest.raises(ValueError, match=rf"damaged or from another version.*{key}.*may not have"):
             load_model(forged(tmp_path / "f.safetensors", honest() | {"arguments": arguments}))
 
 
@@ -271,7 +271,7 @@ def test_a_description_that_is_none_is_refused_by_name_of_the_file(change: Any, 
 def test_a_description_that_lacks_something_is_refused(field: str, tmp_path: Path) -> None:
     values = honest()
     del values[field]
-    with pytest.raises(ValueError, match="damaged, or from another version"):
+    with pytest.raises(ValueError, match="damaged or from another version"):
         load_model(forged(tmp_path / "f.safetensors", values))
 
 

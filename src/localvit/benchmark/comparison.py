@@ -16,8 +16,8 @@ from localvit.benchmark.rate import machine_rate
 from localvit.benchmark.record import provenance
 from localvit.benchmark.result import BenchmarkResult, Measurement, SettingResult
 from localvit.benchmark.setting import ROUNDS, Setting
+from localvit.system.progress import progress_bar
 from localvit.system.terminal import ERRORS
-from localvit.training.progress import progress_bar
 
 SECONDS_A_TURN = 0.3
 _GRAPHS_A_MODEL = 8  # the compiler keeps that many by default, in all, of models that share a class

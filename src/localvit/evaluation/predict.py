@@ -18,7 +18,6 @@ from typing import NamedTuple
 import torch
 from PIL import Image
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
 from rich.text import Text
 from torch import Tensor, nn
 
@@ -27,13 +26,14 @@ from localvit.data.module import default_workers
 from localvit.data.source import BrokenImageError
 from localvit.data.transforms import evaluation_transform
 from localvit.system.errors import LocalViTError, require
+from localvit.system.progress import progress_bar
 from localvit.weights.model_description import ModelDescription
 
 _MOST_IMAGES_WITHOUT_BAR = 50
 
 
 class ClassProbability(NamedTuple):
-    """A class that an image may be of."""
+    """A class and its probability."""
 
     name: str
     probability: float
@@ -41,12 +41,12 @@ class ClassProbability(NamedTuple):
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model makes of an image.
+    """The prediction of a model for an image.
 
     Attributes:
-        path: of the image.
-        classes: the most probable ones, the first first; none where there is an error.
-        error: why there are none.
+        path: the image.
+        classes: the most probable classes in descending order; empty if there is an error.
+        error: why the image could not be classified.
     """
 
     path: Path
@@ -55,7 +55,7 @@ class Prediction:
 
 
 class Predictions:
-    """Predictions that are computed while they are read, once; their number is known before."""
+    """An iterator that computes predictions lazily, once, and knows their number in advance."""
 
     def __init__(self, count: int, rows: Iterator[Prediction]) -> None:
         self._count, self._rows = count, rows
@@ -68,7 +68,7 @@ class Predictions:
 
 
 class _Entry(NamedTuple):
-    """A path to be predicted, or what is already known to be wrong with it."""
+    """A path to predict, or the reason why it cannot be predicted."""
 
     path: Path
     error: str | None = None
@@ -84,24 +84,24 @@ def predict(
     workers: int | None = None,
     device: str = "auto",
 ) -> Predictions:
-    """Classify images, and the images in folders; one that cannot be read gives an error in its place.
+    """Classify images and folders of images; an unreadable image yields an error instead of a prediction.
 
-    Threads decode the images, for that takes the most time and Pillow lets others run meanwhile. No more than two
-    batches of images are in memory.
+    Threads decode the images, because decoding takes longest and Pillow releases the GIL. At most two batches of images
+    are in memory.
 
     Args:
         model: images (B, C, H, W) to logits (B, K); moved to the device.
-        description: its classes, and what it is shown of an image.
-        paths: files, whatever they are called, and folders: all images below, in natural order (2 before 10), by their
-            extension; hidden files and links to folders are left out.
-        top: classes of each image.
-        batch_size: images a step.
-        workers: threads; as many as cores allow by default.
-        device: cpu, cuda, cuda:1, mps, or auto for the best there is.
+        description: its classes, and how images are preprocessed.
+        paths: files with any name, and folders. A folder stands for all images below it, recognized by their extension,
+            in natural order (2 before 10); hidden files and links to folders are skipped.
+        top: number of classes per image.
+        batch_size: images per step.
+        workers: decoding threads (default: one per core).
+        device: cpu, cuda, cuda:1, mps, or auto for the best available.
 
     Raises:
-        ValueError: where the model has fewer classes than ``top``, or there is no such device.
-        LocalViTError: while reading, where the device runs out of memory.
+        ValueError: if the model has fewer classes than ``top``, or if the device does not exist.
+        LocalViTError: during iteration, if the device runs out of memory.
     """
     num_classes = len(description.class_names)
     require("top", top, at_least=1)
@@ -128,7 +128,7 @@ def _images_at(path: Path) -> Iterator[_Entry]:
     try:
         is_folder = path.is_dir()
     except OSError:
-        is_folder = False  # reading it will say why
+        is_folder = False  # reading it will report why
     if not is_folder:
         yield _Entry(path)
         return
@@ -160,19 +160,19 @@ def _device(name: str) -> torch.device:
 
 
 def _load(path: Path, transform: Callable[[Image.Image], Tensor], channels: int) -> Tensor | str:
-    """The image (C, H, W) for the model, or what is wrong with it."""
+    """The preprocessed image (C, H, W), or the reason why there is none."""
     try:
         return transform(decode_image(path, str(path), channels=channels))
     except BrokenImageError as error:
         return error.reason
-    except Exception as error:  # whatever it is, the other images are to be predicted
+    except Exception as error:  # whatever happened, the other images must still be predicted
         return f"cannot be prepared for the model: {error!r}"
 
 
 def _in_order(
     load: Callable[[_Entry], Tensor | str], entries: Iterable[_Entry], workers: int, *, ahead: int
 ) -> Iterator[tuple[Path, Tensor | str]]:
-    """Each path and what ``load`` makes of it; no more than ``ahead`` are loaded and not asked for yet."""
+    """Each path with the result of ``load``, in order; at most ``ahead`` results wait to be consumed."""
     pending: deque[tuple[Path, Future[Tensor | str]]] = deque()
     pool = ThreadPoolExecutor(max(1, workers), "localvit-images")
     try:
@@ -226,22 +226,24 @@ def _most_probable(
 def print_predictions(
     predictions: Predictions, *, as_json: bool, out: Console | None = None, err: Console | None = None
 ) -> int:
-    """Print each prediction as it comes, and a summary at the end.
+    """Print each prediction as soon as it is available, and a summary at the end.
 
     Args:
-        predictions: of :func:`predict`.
-        as_json: a line of JSON each, errors too, for programs; otherwise text, errors in red on ``err``.
-        out: where predictions go; standard output by default.
-        err: where errors, progress and summary go; standard error by default.
+        predictions: the result of :func:`predict`.
+        as_json: print one line of JSON per image, including errors; otherwise text, with errors in red on ``err``.
+        out: console for predictions (default: standard output).
+        err: console for errors, progress and summary (default: standard error).
 
     Returns:
-        How many images could not be predicted.
+        The number of images that failed.
     """
     out, err = out or Console(), err or Console(stderr=True)
     start, failed, done = time.perf_counter(), 0, 0
-    bar = _bar(err) if len(predictions) > _MOST_IMAGES_WITHOUT_BAR and err.is_terminal else None
+    bar = None
+    if len(predictions) > _MOST_IMAGES_WITHOUT_BAR and err.is_terminal:
+        bar = progress_bar(err, "images", redirect_stdout=False, redirect_stderr=False)
     if bar is not None and out.is_terminal:
-        out = err  # what else writes to the terminal of a bar breaks it
+        out = err  # anything else that writes to the terminal breaks the bar
     with bar or nullcontext():
         task = None if bar is None else bar.add_task("", total=len(predictions))
         for prediction in predictions:
@@ -273,18 +275,7 @@ def _as_text(prediction: Prediction) -> Text:
 
 
 def _printable(text: object) -> str:
-    """Without what a terminal would obey: names of files and of classes may come from anywhere."""
+    """Escape control characters: names of files and classes may come from anywhere."""
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode() for character in str(text)
     )
-
-
-def _bar(console: Console) -> Progress:
-    columns = (BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    return Progress(*columns, console=console, redirect_stdout=False, redirect_stderr=False, transient=True)
-
-
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        """Images a second."""
-        return Text("" if task.speed is None else f"{task.speed:,.0f} images/s")

@@ -13,6 +13,7 @@ from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
+from torchmetrics import MeanMetric
 
 from localvit.data.augmentation import BatchAugmentation
 from localvit.data.dataset import Batch
@@ -20,7 +21,7 @@ from localvit.data.module import ImageData
 from localvit.system.randomness import seed_cpu
 from localvit.training.config import RunConfig
 from localvit.training.distillation import Teacher
-from localvit.training.metrics import ClassificationMetrics, RunningMean
+from localvit.training.metrics import SUM_TYPE, ClassificationMetrics
 from localvit.training.non_finite import NonFiniteLossError, layer_norms
 
 
@@ -62,7 +63,7 @@ class Classifier(lightning.LightningModule):
             else LabelSmoothingCrossEntropy(smoothing=training.label_smoothing)
         )
         self.teacher = teacher
-        self.train_loss = RunningMean()
+        self.train_loss = MeanMetric().set_dtype(SUM_TYPE)
         self.val_metrics = ClassificationMetrics(num_classes)
         self.ema_metrics = ClassificationMetrics(num_classes)
         self.epoch_metrics: dict[str, float] = {}
@@ -93,7 +94,7 @@ class Classifier(lightning.LightningModule):
             raise NonFiniteLossError(
                 self.current_epoch, batch_idx, batch.indices_B.tolist(), layer_norms(self.model, images_BCHW)
             )
-        self.train_loss.update(loss.detach(), len(batch.labels_B))
+        self.train_loss.update(loss.detach().to(SUM_TYPE), weight=len(batch.labels_B))
         self.log("step_loss", loss.detach())
         self.broken_images.update(batch.broken)
         return loss
@@ -108,7 +109,7 @@ class Classifier(lightning.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Sum up the epoch over all processes: its training, which is over by now, and its validation."""
-        self.epoch_metrics = {"train_loss": self.train_loss.total(self.trainer.strategy)}
+        self.epoch_metrics = {"train_loss": float(self.train_loss.compute())}
         self.epoch_metrics |= {f"val_{name}": value for name, value in self.val_metrics.totals().items()}
         if self.averaged is not None:
             self.epoch_metrics |= {f"ema_{name}": value for name, value in self.ema_metrics.totals().items()}
@@ -173,14 +174,18 @@ class Classifier(lightning.LightningModule):
         scheduler.step_update(num_updates=self.global_step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The loss so far is that of all processes; the checkpoint is written by one."""
-        checkpoint["train_loss_so_far"] = self.train_loss.state(self.trainer.strategy)
+        """Add the training loss so far, summed over all processes, because only one process writes the checkpoint."""
+        sums_2 = torch.stack([torch.as_tensor(self.train_loss.metric_state[name]) for name in ("mean_value", "weight")])
+        loss_sum, images = self.trainer.strategy.reduce(sums_2, reduce_op="sum").tolist()
+        checkpoint["train_loss_so_far"] = (loss_sum, int(images))
         checkpoint["broken_images"] = sorted(self.broken_images)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """One process goes on with the loss so far, the others begin anew."""
+        """Restore the training loss so far in one process; the others start at zero."""
         if self.global_rank == 0:
-            self.train_loss.load(checkpoint["train_loss_so_far"])
+            loss_sum, images = checkpoint["train_loss_so_far"]
+            self.train_loss.mean_value = torch.tensor(loss_sum, dtype=SUM_TYPE, device=self.device)
+            self.train_loss.weight = torch.tensor(images, dtype=SUM_TYPE, device=self.device)
         self.broken_images.update(checkpoint["broken_images"])
 
     def _seed(self, batch_idx: int) -> None:

@@ -1,4 +1,4 @@
-"""What a person sees while a run trains: rate, time left, loss, accuracy, and the time spent waiting for images."""
+"""Progress of training and evaluation on the terminal: rate, time left, loss, accuracy, and time spent on loading."""
 
 import time
 from typing import Any
@@ -6,20 +6,20 @@ from typing import Any
 import lightning.pytorch as lightning
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from localvit.data.module import TrainingLoader
+from localvit.system.progress import progress_bar
 from localvit.training.classifier import Classifier
 
 _SECONDS_BETWEEN_UPDATES = 0.5
-_SECONDS_BETWEEN_LINES = 60.0  # where there is no terminal to draw a bar in
+_SECONDS_BETWEEN_LINES = 60.0  # without a terminal to draw a bar in
 
 
 class TerminalProgress(Callback):
-    """A bar over the whole run, and a line for each epoch that stays.
+    """A bar for the whole run, and a permanent line per epoch.
 
     Args:
-        console: where to.
+        console: where to print.
     """
 
     def __init__(self, console: Console) -> None:
@@ -27,7 +27,7 @@ class TerminalProgress(Callback):
         self.progress = progress_bar(console)
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Begin where the run begins, or goes on."""
+        """Draw the bar when a run starts or resumes."""
         if not trainer.is_global_zero:
             return
         assert isinstance(pl_module, Classifier)
@@ -36,21 +36,21 @@ class TerminalProgress(Callback):
         self.on_train_epoch_start(trainer, pl_module)
         self.printed = self.start
         self._print(
-            f"{len(train.labels_M):,} images to learn from, {len(val.labels_M):,} held out; "
-            f"{trainer.world_size} process(es), {_batches(trainer):,} steps an epoch"
+            f"{len(train.labels_M):,} training images, {len(val.labels_M):,} held out; "
+            f"{trainer.world_size} process(es), {_batches(trainer):,} steps per epoch"
         )
         self.task = self.progress.add_task("", total=(trainer.max_epochs or 0) * _batches(trainer), figures="")
         self.progress.start()
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Start the clock of an epoch."""
+        """Start timing an epoch."""
         self.start = self.updated = time.perf_counter()
         self.waited = _loader(trainer).seconds_waited
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Move the bar, at most twice a second."""
+        """Advance the bar, at most twice per second."""
         if not trainer.is_global_zero or time.perf_counter() - self.updated < _SECONDS_BETWEEN_UPDATES:
             return
         self.updated = time.perf_counter()
@@ -73,7 +73,7 @@ class TerminalProgress(Callback):
             self._print(f"{epoch}, step {batch_idx + 1:,}/{_batches(trainer):,}: {', '.join(figures)}")
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """A line that stays."""
+        """Print the line of the epoch."""
         if not trainer.is_global_zero:
             return
         assert isinstance(pl_module, Classifier)
@@ -90,26 +90,26 @@ class TerminalProgress(Callback):
         self.progress.console.print(line, highlight=False, soft_wrap=True)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Leave the terminal as it was."""
+        """Restore the terminal."""
         self.progress.stop()
 
     def on_exception(self, *args: Any) -> None:
-        """Leave the terminal as it was."""
+        """Restore the terminal."""
         self.progress.stop()
 
 
 class EvaluationProgress(Callback):
-    """A bar over the images of an evaluation.
+    """A bar for the images of an evaluation.
 
     Args:
-        console: where to.
+        console: where to print.
     """
 
     def __init__(self, console: Console) -> None:
         self.progress = progress_bar(console)
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Begin."""
+        """Draw the bar."""
         if trainer.is_global_zero:
             self.start, self.images = time.perf_counter(), 0
             self.task = self.progress.add_task("evaluating", total=sum(trainer.num_val_batches), figures="")
@@ -118,34 +118,19 @@ class EvaluationProgress(Callback):
     def on_validation_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, *args: Any
     ) -> None:
-        """Move the bar."""
+        """Advance the bar."""
         if trainer.is_global_zero:
             self.images += len(batch.labels_B) * trainer.world_size
             rate = self.images / (time.perf_counter() - self.start)
             self.progress.update(self.task, advance=1, figures=f"{rate:,.0f} images/s")
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Leave the terminal as it was."""
+        """Restore the terminal."""
         self.progress.stop()
 
     def on_exception(self, *args: Any) -> None:
-        """Leave the terminal as it was."""
+        """Restore the terminal."""
         self.progress.stop()
-
-
-def progress_bar(console: Console) -> Progress:
-    """A bar with what is done, the share of it, the time it took, the time left and, in the field ``figures``, more."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=12),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[figures]}"),
-        console=console,
-        transient=True,
-    )
 
 
 def _batches(trainer: lightning.Trainer) -> int:

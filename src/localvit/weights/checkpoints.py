@@ -1,13 +1,14 @@
-"""Reads checkpoints without running code from them, and writes them with what was localized.
+"""Read checkpoints without running code from them, and write checkpoints that record how their model was localized.
 
-The released files are pickles. A pickle can name any function of any installed package and have it called, so these
-are read by torch's restricted unpickler, which builds tensors and plain containers and refuses the rest.
+The released files are pickles. A pickle can call any function of any installed package, so they are read by torch's
+restricted unpickler, which builds tensors and plain containers and refuses everything else.
 """
 
 import argparse
 import copy
 import json
 import pickle
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -29,14 +30,14 @@ _METADATA = "localvit"
 
 
 def save_checkpoint(model: nn.Module, path: str | Path, *, metadata: Mapping[str, str] | None = None) -> None:
-    """Write the weights of ``model`` as safetensors, and beside them how it was localized.
+    """Write the weights of ``model`` and its localization as safetensors.
 
-    The file takes the place of an older one only when it is whole.
+    An existing file is replaced only once the new one is complete.
 
     Args:
-        model: whose weights.
-        path: where to.
-        metadata: further texts to keep in the file, by their name.
+        model: the model to save.
+        path: the file to write.
+        metadata: further texts to store in the file, by name.
     """
     tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     localized = json.dumps([asdict(call) for call in localizations(model)])
@@ -45,30 +46,30 @@ def save_checkpoint(model: nn.Module, path: str | Path, *, metadata: Mapping[str
 
 
 def load_checkpoint(model: nn.Module, path: str | Path) -> None:
-    """Load a checkpoint of the authors or of this project into ``model``, every key of it and of the model.
+    """Load a checkpoint of the authors or of this project into ``model``; all keys must match.
 
-    A file of :func:`save_checkpoint` knows how its model was localized: a model that is not yet becomes it, and one
-    that is localized otherwise is refused, also where the tensors would fit, as they do for another activation. What
-    does not fit leaves the model as it was.
+    A file of :func:`save_checkpoint` records how its model was localized. A model that is not localized yet is
+    localized the same way; one that is localized differently is refused, even if the tensors would fit, as they do with
+    another activation. If the checkpoint does not fit, the model is left unchanged.
 
     Args:
-        model: a model of the same architecture, with as many classes and as large an image.
+        model: a model of the same architecture, number of classes and image size.
         path: the authors' ``.pth`` (a dict whose ``model`` is the state dict, beside optimizer and arguments), a
-            pickled state dict, or safetensors. The content decides, not the name.
+            pickled state dict, or safetensors. The content decides, not the file name.
 
     Raises:
-        FileNotFoundError: where there is no such file.
-        ValueError: for a file that holds no state dict or that asks to run code, and for a state dict that does not
-            fit the model; the message lists the keys and shapes that differ.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the file contains no state dict, if it could run code, or if it does not fit the model; the
+            message lists the keys and shapes that differ.
     """
     model.load_state_dict(fit(model, read_state_dict(path), path))
 
 
 def fit(model: nn.Module, state_dict: Mapping[str, Tensor], path: str | Path) -> dict[str, Tensor]:
-    """Localize ``model`` as the file says, and name the tensors that were read from it as the model does.
+    """Localize ``model`` as recorded in the file, and rename the tensors read from it to the model's keys.
 
     Raises:
-        ValueError: where they do not fit; the model is then as it was.
+        ValueError: if they do not fit; the model is then left unchanged.
     """
     path = Path(path)
     calls = _missing_localizations(model, path)
@@ -84,7 +85,7 @@ def fit(model: nn.Module, state_dict: Mapping[str, Tensor], path: str | Path) ->
 
 
 def _missing_localizations(model: nn.Module, path: Path) -> list[Localization]:
-    """The calls that make ``model`` the saved one; none where it is, or where the file tells of none."""
+    """The calls of ``localize`` that are still missing to match the saved model."""
     saved = read_localizations(path)
     if saved is None or saved == localizations(model):
         return []
@@ -107,7 +108,7 @@ def _repeat(calls: list[Localization], model: nn.Module, path: Path) -> None:
 
 
 def _without_memory(model: nn.Module) -> nn.Module:
-    """A copy whose tensors have shapes and no values."""
+    """A copy on the meta device."""
     shapes: dict[int, Any] = {id(buffer): buffer.to("meta") for buffer in model.buffers()}
     for parameter in model.parameters():
         shapes[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
@@ -115,10 +116,10 @@ def _without_memory(model: nn.Module) -> nn.Module:
 
 
 def read_localizations(path: str | Path) -> list[Localization] | None:
-    """How the model of a file of :func:`save_checkpoint` was localized; None for other files.
+    """How the model in a file of :func:`save_checkpoint` was localized; None for other files.
 
     Raises:
-        ValueError: where the file tells of it in a way that this version does not understand.
+        ValueError: if this version does not understand the record.
     """
     text = read_metadata(path, _METADATA)
     if text is None:
@@ -127,8 +128,8 @@ def read_localizations(path: str | Path) -> list[Localization] | None:
         return [_localization(**call) for call in json.loads(text)]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(
-            f"{path} does not say in a way that can be read how its model was localized; it is damaged, or from "
-            f"another version of localvit: {error}"
+            f"the record in {path} of how its model was localized cannot be read; the file is damaged or from another "
+            f"version of localvit: {error}"
         ) from error
 
 
@@ -145,7 +146,7 @@ def _localization(config: dict[str, Any], layers: list[int], mode: Mode) -> Loca
 
 
 def read_metadata(path: str | Path, name: str) -> str | None:
-    """The text that a safetensors file keeps under ``name``; None where it has none, and for other files."""
+    """The text stored as ``name`` in a safetensors file; None if there is none, and for other files."""
     if _is_pickle(Path(path)):
         return None
     try:
@@ -157,7 +158,7 @@ def read_metadata(path: str | Path, name: str) -> str | None:
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint file by their key, on the CPU; see :func:`load_checkpoint`."""
+    """The tensors of a checkpoint file by key, on the CPU; see :func:`load_checkpoint`."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint file {path}")
@@ -171,34 +172,39 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     strangers = [key for key, value in content.items() if not isinstance(value, Tensor)]
     if strangers:
         raise ValueError(
-            f"{path} holds no state dict: {_listing(strangers)} are no tensors. It must be a dict of tensors, "
+            f"{path} holds no state dict: {_listing(strangers)} are not tensors. It must be a dict of tensors, "
             "or a dict with one under 'model' or 'state_dict'"
         )
     return dict(content)
 
 
 def _is_pickle(path: Path) -> bool:
-    """Whether a file starts as torch's zip archives or bare pickles do; safetensors starts with a length and {."""
+    """Whether a file starts like torch's zip archives or bare pickles; safetensors starts with a length and {."""
     with path.open("rb") as file:
         start = file.read(9)
-    # Of the lengths, one in 32 starts as a pickle does.
+    # A length may start like a pickle, so check the ninth byte too.
     return start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and start[8:] != b"{")
 
 
 def _read_pickle(path: Path) -> Any:
     try:
-        # The authors' files keep their command-line arguments: a Namespace, a class that only holds attributes.
-        # By name, torch would take a pickle that is called .safetensors for one.
+        # The authors' files contain their command-line arguments in a Namespace, which only holds attributes. Pass a
+        # file object, because torch trusts the suffix .safetensors.
         with torch.serialization.safe_globals([argparse.Namespace]), path.open("rb") as file:
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{path} is a pickle that asks for more than tensors and plain containers, which could run code, so it "
-            "was not read. If you trust whoever wrote it, extract its state dict with torch.load(..., "
-            f"weights_only=False) and save that as safetensors. What it asked for: {error}"
+            f"{path} is a pickle with {_refused(error)}, which could run code, so it was not read. A checkpoint may "
+            "contain only tensors and plain containers; ask its author for the state dict as safetensors"
         ) from error
-    except Exception as error:  # an unpickler of damaged bytes raises anything
+    except Exception as error:  # damaged bytes can raise anything
         raise ValueError(f"{path} is a damaged or truncated PyTorch file: {error}") from error
+
+
+def _refused(error: pickle.UnpicklingError) -> str:
+    """What the unpickler refused; the rest of its message advises to load the file all the same."""
+    found = re.search(r"global:? (?:GLOBAL )?(\S+) was not|(Unsupported [^\n]+)", str(error))
+    return "content that PyTorch refuses" if found is None else f"the object {found[1]}" if found[1] else found[2]
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -209,7 +215,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def require_fit(state_dict: Mapping[str, Tensor], model: nn.Module, path: str | Path) -> None:
-    """Raise ``ValueError`` unless keys and shapes of ``state_dict``, read from ``path``, are those of ``model``."""
+    """Raise ``ValueError`` unless the keys and shapes of ``state_dict``, read from ``path``, match ``model``."""
     ours = model.state_dict()
     missing = [key for key in ours if key not in state_dict]
     unexpected = [key for key in state_dict if key not in ours]

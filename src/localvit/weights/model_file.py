@@ -1,7 +1,7 @@
-"""Files of weights that say what model they are of, so that nobody has to remember how it was made.
+"""Weight files that describe their model, so that nobody has to remember how it was created.
 
-They are safetensors with texts beside the tensors. Nobody vouches for a file from elsewhere: what its texts say is
-checked before anything is built from it, and the model is built without memory first, to see whether the tensors fit.
+They are safetensors with metadata. A file may come from anywhere, so its metadata is validated before anything is built
+from it, and the model is first built on the meta device to check that the tensors fit.
 """
 
 from pathlib import Path
@@ -24,10 +24,10 @@ _METADATA = "localvit_model"
 
 
 def save_model(model: nn.Module, description: ModelDescription, path: str | Path) -> None:
-    """Write the weights of ``model`` as safetensors that :func:`load_model` needs no more than.
+    """Write ``model`` as a safetensors file that :func:`load_model` can load on its own.
 
     Raises:
-        ValueError: where ``description`` is of another model, so that the file could not be loaded.
+        ValueError: if ``description`` describes another model, so that the file could not be loaded.
     """
     with torch.device("meta"):
         described = _create(description, path)
@@ -38,28 +38,29 @@ def save_model(model: nn.Module, description: ModelDescription, path: str | Path
 
 
 def load_model(path: str | Path, *, name: str | None = None) -> tuple[nn.Module, ModelDescription]:
-    """The model in a file, ready for use, and what it is.
+    """Load the model in a file, in evaluation mode, with its description.
 
-    A file of :func:`save_model` says all of it. For others, such as the authors', ``name`` must; their classes are
-    counted by the classifier's tensor, and called by their numbers, or as in ImageNet-1k where they are 1000.
+    Files of :func:`save_model` contain the description. Other files, such as the authors', need ``name``; the
+    classifier's tensor then gives the number of classes, which are named after ImageNet-1k if there are 1000, and
+    numbered otherwise.
 
     Args:
-        path: of :func:`save_model`, or anything that :func:`localvit.load_checkpoint` reads.
-        name: of the model, as timm knows it, for a file that does not say.
+        path: a file of :func:`save_model`, or any file that :func:`localvit.load_checkpoint` reads.
+        name: the timm name of the model, for files without a description.
 
     Raises:
-        FileNotFoundError: where there is no such file.
-        ValueError: where the file says nothing and there is no name; where the two contradict each other; for a
-            damaged file, one that asks to run code, and one whose tensors do not fit.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if neither the file nor ``name`` says which model it is, if the two contradict each other, or if the
+            file is damaged, could run code, or does not fit.
     """
     state_dict = read_state_dict(path)
     described = read_description(path)
     if described is not None and name not in (None, described.name):
-        raise ValueError(f"{path} is of a {described.name}, and --model is {name}; leave --model out")
+        raise ValueError(f"{path} contains a {described.name}, but --model is {name}; omit --model")
     if described is None and name is None:
         raise ValueError(
-            f"{path} does not say which model it is of; say it with --model NAME, such as --model "
-            "localvit_tiny_patch16_224. The command 'localvit models' lists those of the paper, timm.list_models() all"
+            f"{path} does not say which model it contains; name it with --model, such as --model "
+            "localvit_tiny_patch16_224. `localvit models` lists those of the paper, timm.list_models() all"
         )
     description = described or _description_by_name(name or "", state_dict)
     with torch.device("meta"):
@@ -70,10 +71,10 @@ def load_model(path: str | Path, *, name: str | None = None) -> tuple[nn.Module,
 
 
 def read_description(path: str | Path) -> ModelDescription | None:
-    """What a file of :func:`save_model` says of its model; None for others.
+    """The description in a file of :func:`save_model`; None for other files.
 
     Raises:
-        ValueError: where it says it in a way that this version does not understand.
+        ValueError: if this version does not understand it.
     """
     text = read_metadata(path, _METADATA)
     if text is None:
@@ -82,12 +83,12 @@ def read_description(path: str | Path) -> ModelDescription | None:
         return ModelDescription.from_json(text)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(
-            f"what {path} says of its model is damaged, or from another version of localvit: {error}"
+            f"the model description in {path} is damaged or from another version of localvit: {error}"
         ) from error
 
 
 def _create(description: ModelDescription, path: str | Path) -> nn.Module:
-    """The model with new weights, not localized unless it always is."""
+    """The model with fresh weights, localized only if it always is."""
     try:
         return create_model(
             description.name, description.input, num_classes=len(description.class_names), **description.arguments
@@ -100,7 +101,7 @@ def _create(description: ModelDescription, path: str | Path) -> nn.Module:
 
 
 def create_model(name: str, shown: InputConfig, *, num_classes: int, **arguments: Any) -> nn.Module:
-    """A model of timm for images of a size; some models take no size, since any will do."""
+    """A timm model for a given image size, which is dropped for models that take no size."""
     arguments = {"num_classes": num_classes, "in_chans": shown.channels, "img_size": shown.image_size, **arguments}
     try:
         model: nn.Module = timm.create_model(name, **arguments)
@@ -113,7 +114,7 @@ def create_model(name: str, shown: InputConfig, *, num_classes: int, **arguments
 
 
 def _description_by_name(name: str, state_dict: dict[str, Tensor]) -> ModelDescription:
-    """For a file that does not say: the model as timm makes it, with as many classes as the classifier has outputs."""
+    """A description for files without one: timm's defaults, with as many classes as the classifier has outputs."""
     require_known(name)
     with torch.device("meta"):
         model: Any = timm.create_model(name)

@@ -1,51 +1,32 @@
-"""What a person sees on the terminal: progress while a study trains, and its table."""
+"""A study on the terminal: progress while it trains, and the table of its results."""
 
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 
 from rich import box
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import TaskID
 from rich.table import Table
-from rich.text import Text
 
 from localvit.studies.config import StudyRun
 from localvit.studies.record import Outcome, outcome_of
 from localvit.studies.reporting.statistics import StudySummary, VariantSummary
+from localvit.system.progress import progress_bar
 
 
 class StudyProgress:
-    """Bars for the study and for each run in work, with rate and time left; a line for each run that ends.
+    """Bars for the study and for each active run, and a permanent line for each run that ends.
 
     Args:
-        console: where to.
-        runs: those of the study, or of a shard.
+        console: where to print.
+        runs: the runs of the study, or of a shard.
         finished: how many of them had finished before.
     """
 
     def __init__(self, console: Console, runs: Sequence[StudyRun], *, finished: int) -> None:
         self.runs, self.finished, self.failed = len(runs), finished, 0
         self.bars: dict[StudyRun, TaskID] = {}
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("epochs"),
-            _Rate(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-        )
+        self.progress = progress_bar(console, "epochs", transient=False)
         epochs = sum(run.config.training.total_epochs for run in runs if outcome_of(run).status != "finished")
         self.total = self.progress.add_task(self._title(), total=epochs)
 
@@ -63,13 +44,13 @@ class StudyProgress:
         self.bars[run] = self.progress.add_task(str(run), total=run.config.training.total_epochs)
 
     def epochs(self, run: StudyRun, count: int, last: Mapping[str, float]) -> None:
-        """Move the bars of a run that has done ``count`` epochs."""
+        """Advance the bars of a run that has completed ``count`` epochs."""
         bar = self.bars[run]
         self.progress.advance(self.total, count - self._done(bar))
         self.progress.update(bar, completed=count, description=f"{run}: {last['val_top1']:.1f} %")
 
     def ended(self, run: StudyRun, outcome: Outcome) -> None:
-        """Take the run's bar away and leave a line."""
+        """Replace the bar of a run by a line."""
         if (bar := self.bars.pop(run, None)) is not None:
             self.progress.advance(self.total, run.config.training.total_epochs - self._done(bar))
             self.progress.remove_task(bar)
@@ -91,16 +72,8 @@ class StudyProgress:
         return f"[bold]{self.finished} of {self.runs} runs done{failed}"
 
 
-class _Rate(ProgressColumn):
-    """Epochs a second."""
-
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:.1f}/s")
-
-
 def results_table(summary: StudySummary) -> Table:
-    """The results of a study as a Rich table, a row a variant."""
+    """The results of a study as a Rich table with one row per variant."""
     table = Table(
         title=f"{summary.config.question}\n{summary.config.name}, scale {summary.config.scale}",
         caption="± 95 % interval (Student's t over seeds). Gains are paired by seed, in points; verdicts at a level "
