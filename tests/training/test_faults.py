@@ -84,7 +84,7 @@ def _run(folder: Path) -> None:
 def processes() -> Any:
     """Starts processes that have imported everything already."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["localvit.training"])
+    context.set_forkserver_preload(["localvit.training.run_folder"])
     return context
 
 

@@ -203,8 +203,10 @@ def _read_pickle(path: Path) -> Any:
 
 def _refused(error: pickle.UnpicklingError) -> str:
     """What the unpickler refused; the rest of its message advises to load the file all the same."""
-    found = re.search(r"global:? (?:GLOBAL )?(\S+) was not|(Unsupported [^\n]+)", str(error))
-    return "content that PyTorch refuses" if found is None else f"the object {found[1]}" if found[1] else found[2]
+    if found := re.search(r"GLOBAL (\S+) was not", str(error)):
+        return f"the object {found[1]}"
+    found = re.search(r"Unsupported [^\n]+", str(error))
+    return "content that PyTorch refuses" if found is None else f"content that PyTorch refuses ({found[0]})"
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
