@@ -1,16 +1,15 @@
-"""Is the model the limit? Images per second of the loader alone, of the training step alone, and of both together.
+"""Does loading slow training down? Images per second of the loader alone, the training step alone, and both together.
 
-    python benchmarks/loading.py                                    # photographs of 500 x 375, made on the spot
-    python benchmarks/loading.py --config recipes/cifar10_micro.yaml --data.root /data/cifar10
+    python benchmarks/loading.py                                    # synthetic photos of 500 x 375 pixels
+    python benchmarks/loading.py --config src/localvit/recipes/cifar10_micro.yaml --data.root CIFAR10
 
-The three take turns, so that a slow moment of the machine hits all of them; the figures are medians over the turns.
-"Together" is an ordinary run of the trainer. ``--output`` writes them as JSON.
+The three take turns, so that a slow moment of the machine affects all of them; medians over the turns are reported.
+"Together" is an ordinary run of the trainer. ``--output`` writes the figures as JSON.
 """
 
 import dataclasses
 import itertools
 import json
-import platform
 import statistics
 import tempfile
 import time
@@ -26,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.data import Dataset
 
+from localvit.benchmark import provenance
 from localvit.data import DataConfig
 from localvit.data.dataset import Sample, collate
 from localvit.data.module import ImageData, TrainingLoader
@@ -40,7 +40,7 @@ from localvit.training.trainer import build_trainer
 
 
 class _Memory(Dataset[Sample]):
-    """One image, in memory already: what remains is the step."""
+    """One image in memory, so that only the step takes time."""
 
     def __init__(self, sample: Sample) -> None:
         self.sample = sample
@@ -59,7 +59,7 @@ class _FromMemory(ImageData):
 
 
 class _Rate(Callback):
-    """Images per second of the steps after the first few."""
+    """Images per second after the warm-up steps."""
 
     def __init__(self, warmup: int, steps: int) -> None:
         self.warmup, self.steps = warmup, steps
@@ -82,7 +82,7 @@ class _Rate(Callback):
 
 
 def photographs(folder: Path, *, classes: int = 4, images: int = 60) -> None:
-    """JPEGs of the size of ImageNet's with photograph-like statistics: smooth shapes and some grain."""
+    """JPEGs of the size and statistics of ImageNet photos: smooth shapes and some grain."""
     rng = np.random.default_rng(0)
     for part, number in itertools.product(("train", "val"), range(classes)):
         place = folder / part / f"class{number}"
@@ -142,7 +142,7 @@ def main() -> None:
 
 
 def measure(config: RunConfig, *, turns: int, warmup: int, steps: int) -> dict[str, object]:
-    """Let the three take turns."""
+    """Measure the three in turns."""
     parts = open_parts(config.data, channels=config.input.channels)
     num_classes = len(parts.train.class_names)
 
@@ -176,17 +176,12 @@ def measure(config: RunConfig, *, turns: int, warmup: int, steps: int) -> dict[s
         "images_per_second": medians,
         "together_over_the_slower": statistics.median(shares),
         "turns": {name: [round(value, 1) for value in values] for name, values in rates.items()},
-        "machine": {
-            "threads": torch.get_num_threads(),
-            "processor": platform.processor() or platform.machine(),
-            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-            "torch": torch.__version__,
-        },
+        "record": provenance(),
     }
 
 
 def report(figures: dict[str, object], output: str | None) -> None:
-    """A table, and the file that was asked for."""
+    """Print a table, and write ``output`` if given."""
     medians = figures["images_per_second"]
     assert isinstance(medians, dict)
     table = Table(title=f"{figures['model']}, batches of {figures['batch_size']}")

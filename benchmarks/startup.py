@@ -1,16 +1,15 @@
-"""Seconds from the command to the first step, with a folder of a million images whose index is cached.
+"""Seconds from the command to the first training step, for a folder of a million images with a cached index.
 
     python benchmarks/startup.py --output benchmarks/results/startup.json
 
-The images are one photograph under a million names (hard links), in a thousand classes; making and removing them takes
-minutes, and an empty index is timed once as well. A small model keeps the step itself short. The clock stops when the
-first checkpoint, written after the first step, is there.
+The images are hard links to one photo, in a thousand classes; creating and deleting them takes minutes. The first start
+without an index is timed once as well. A small model keeps the step short. The clock stops when the first checkpoint
+appears, which is written after the first step.
 """
 
 import argparse
 import json
 import os
-import platform
 import signal
 import statistics
 import subprocess
@@ -24,6 +23,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
+from localvit.benchmark import provenance
 from localvit.system.files import write_text
 
 CLASSES = 1000
@@ -32,7 +32,7 @@ RUN = ["--training.batch_size", "32", "--training.checkpoint_minutes", "0.000001
 
 
 def make_images(folder: Path, count: int) -> None:
-    """``count`` names of one photograph to learn from, and one a class held out."""
+    """Create ``count`` links to one photo as training images, and one held-out image per class."""
     photograph = folder / "photograph.jpg"
     pixels_HWC = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     Image.fromarray(pixels_HWC).resize((500, 375)).save(photograph)
@@ -41,7 +41,7 @@ def make_images(folder: Path, count: int) -> None:
             place = folder / "images" / part / f"class{number:04}"
             place.mkdir(parents=True)
             for index in range(images):
-                # A file system allows so many names for one file.
+                # File systems limit the number of links to a file.
                 if index % 10_000 == 0 and part == "train" and number % 10 == 0:
                     photograph = folder / f"photograph{number}.jpg"
                     photograph.write_bytes((folder / "photograph.jpg").read_bytes())
@@ -49,7 +49,7 @@ def make_images(folder: Path, count: int) -> None:
 
 
 def seconds_to_first_step(folder: Path, turn: int) -> float:
-    """Start the command, wait for its first checkpoint, stop it."""
+    """Start the command, wait for its first checkpoint, and kill it."""
     output = folder / f"run{turn}"
     options = ["--data.root", str(folder / "images"), "--data.cache", str(folder / "cache"), "--output", str(output)]
     start = time.perf_counter()
@@ -74,14 +74,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_images(folder, options.images)
-        time.sleep(3)  # an index is not kept of folders that changed a moment ago
+        time.sleep(3)  # folders that have just changed are not indexed
         first, *cached = (seconds_to_first_step(folder, turn) for turn in range(options.turns + 1))
     figures = {
         "images": options.images,
         "seconds_without_index": round(first, 2),
         "seconds_with_index": round(statistics.median(cached), 2),
         "turns": [round(seconds, 2) for seconds in cached],
-        "machine": {"cores": os.cpu_count(), "system": platform.system(), "python": platform.python_version()},
+        "record": provenance(),
     }
     Console().print_json(data=figures)
     if options.output:

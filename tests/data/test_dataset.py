@@ -233,6 +233,6 @@ def test_after_the_last_batch_a_loader_goes_on_with_the_next_epoch() -> None:
 
 
 def test_a_batch_larger_than_the_data_is_refused_with_both_numbers() -> None:
-    with pytest.raises(DataError, match=r"batch_size is 24, and each of 1 process.* has 23 training images"):
+    with pytest.raises(DataError, match=r"batch_size is 24, but each of 1 process.* has only 23 training images"):
         images(Fake(23), batch_size=24).train_dataloader()
     assert len(images(Fake(23), batch_size=23).train_dataloader()) == 1

@@ -214,7 +214,7 @@ def broken(path: Path, name: str = "holiday.jpg") -> str:
 
 def test_what_is_no_image_is_named_with_its_reason(tmp_path: Path) -> None:
     file = tmp_path / "holiday.jpg"
-    assert broken(file) == "is not there"
+    assert broken(file) == "does not exist"
     assert broken(tmp_path) == "is a folder, not an image"
     os.mkfifo(tmp_path / "pipe")
     assert broken(tmp_path / "pipe") == "is neither a file nor a folder"
@@ -225,7 +225,7 @@ def test_what_is_no_image_is_named_with_its_reason(tmp_path: Path) -> None:
         assert broken(file).startswith("is not an image, or none of JPEG, PNG")
     assert broken(file / "below").startswith("cannot be read: ")
     file.write_bytes(b"P6 0 7 255 ")
-    assert broken(file) == "is damaged where it should say its size and colours"
+    assert broken(file) == "is damaged in its header"
 
 
 def test_a_postscript_file_is_not_run(tmp_path: Path) -> None:
@@ -240,7 +240,7 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytes
 
     (tmp_path / "photo.png").touch()
     monkeypatch.setattr(Path, "open", forbid)  # for the superuser, whom no permission stops
-    assert broken(tmp_path / "photo.png") == "may not be read; its permissions forbid it"
+    assert broken(tmp_path / "photo.png") == "cannot be read; its permissions forbid it"
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM"])
@@ -322,7 +322,7 @@ def test_threads_decode_at_once() -> None:
 
 
 def test_other_numbers_of_channels_are_refused() -> None:
-    with pytest.raises(ValueError, match="channels is 4; it must be 3 for colour or 1 for grey"):
+    with pytest.raises(ValueError, match="channels is 4; it must be 3 for color or 1 for grayscale"):
         decode_image(io.BytesIO(), "it", channels=4)
 
 

@@ -36,7 +36,7 @@ def test_hold_out_takes_the_last_of_every_class(labels: list[int], share: float)
 
 
 def test_hold_out_names_the_class_of_one_image() -> None:
-    with pytest.raises(DataError, match=r"and dog has only one image"):
+    with pytest.raises(DataError, match=r"but dog has only one image"):
         hold_out(np.array([0, 0, 1]), 0.5, ("cat", "dog"))
 
 
@@ -67,7 +67,7 @@ def test_train_images_are_the_first() -> None:
     first = open_parts(DataConfig(source="digits", held_out=0.5, train_images=40), channels=1).train
     assert first.labels_M.tolist() == whole.labels_M[:40].tolist()
     assert first.name(39) == whole.name(39)
-    with pytest.raises(DataError, match=r"train_images is 5,000, and scikit-learn's digits has \d+ such images"):
+    with pytest.raises(DataError, match=r"train_images is 5,000, but scikit-learn's digits has \d+ such images"):
         open_parts(DataConfig(source="digits", held_out=0.5, train_images=5000), channels=1)
 
 
@@ -88,15 +88,15 @@ def test_only_some_classes_are_numbered_anew_in_both_parts() -> None:
         wanted = [place for place, label in enumerate(all_of_it.labels_M) if label in (2, 7)]
         assert part.labels_M.tolist() == [int(all_of_it.labels_M[place] == 7) for place in wanted]
         assert [part.name(index) for index in range(len(wanted))] == [all_of_it.name(place) for place in wanted]
-    message = r"classes has ten, and scikit-learn's digits has 0, 1, .*"
+    message = r"classes has ten, but scikit-learn's digits has 0, 1, .*"
     with pytest.raises(DataError, match=message):
         open_parts(DataConfig(source="digits", held_out=0.5, classes=("ten", "2")), channels=1)
-    with pytest.raises(ValueError, match="names a class twice"):
+    with pytest.raises(ValueError, match="a class is named twice"):
         DataConfig(source="digits", classes=("2", "2"))
 
 
 def test_a_source_needs_its_folder(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"--data\.root"):
         open_parts(DataConfig(source="parquet"), channels=3)
-    with pytest.raises(DataError, match="nowhere is not there"):
+    with pytest.raises(DataError, match="nowhere does not exist"):
         open_parts(DataConfig(root=str(tmp_path / "nowhere")), channels=3)

@@ -111,7 +111,7 @@ def test_string_labels_are_sorted(config: DataConfig, tmp_path: Path) -> None:
     assert parts.val.labels_M.tolist() == [2, 1]
     assert open_val(config, channels=1, class_names=("ant", "cat", "dog")).labels_M.tolist() == [2, 1]
     write(tmp_path / "set/val.parquet", ["dog", "emu"])
-    with pytest.raises(DataError, match=r"not among the 3 classes learned: emu \(1 images\)"):
+    with pytest.raises(DataError, match=r"not among the 3 training classes: emu \(1 images\)"):
         open_parts(config, channels=1)
 
 
@@ -119,10 +119,14 @@ def test_string_labels_are_sorted(config: DataConfig, tmp_path: Path) -> None:
     ("train", "val", "message"),
     [
         ([0, 1, -1, -1], [0], r"label -1 \(2 images\); the 2 classes are 0 to 1"),
-        ([0, 1], [0, 5, 5, 2], r"held out .* has label 2 \(1 images\), label 5 \(2 images\); the 2 classes are 0 to 1"),
+        (
+            [0, 1],
+            [0, 5, 5, 2],
+            r"held-out .* has label 2 \(1 images\), label 5 \(2 images\); the 2 classes are 0 to 1",
+        ),
         ([0, None, 1], [0], "no label in 1 of 3 rows, first in row 1"),
-        ([0.0, 1.0], [0.0], "is of type double; labels are whole numbers or strings"),
-        ([0, 2**40], [0], "number the classes from 0 on"),
+        ([0.0, 1.0], [0.0], "is of type double; labels must be integers or strings"),
+        ([0, 2**40], [0], "number the classes from 0"),
         ([], [0], "train of .* has no images"),
     ],
 )
@@ -157,7 +161,7 @@ def test_broken_images_break_when_read(config: DataConfig, tmp_path: Path) -> No
     for row in (1, 2):
         with pytest.raises(BrokenImageError, match=f"row {row}"):
             source.read(row)
-    with pytest.raises(DataError, match="column label, is of type int64; encoded images"):
+    with pytest.raises(DataError, match="column label, is of type int64; it must hold encoded images"):
         open_val(DataConfig(source="parquet", root=config.root, cache=config.cache, image_key="label"), channels=1)
 
 

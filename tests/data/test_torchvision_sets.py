@@ -74,7 +74,7 @@ def cifar(served: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> dict[str
 
 def test_cifar_downloads_and_reads(cifar: dict[str, Any], tmp_path: Path) -> None:
     config = DataConfig(source="torchvision", name="cifar10", root=str(tmp_path / "new"))
-    with pytest.raises(DataError, match=r"cifar10 is not in .*--data\.download true"):
+    with pytest.raises(DataError, match=r"cifar10 is missing or incomplete in .*--data\.download true"):
         open_parts(config, channels=3)
     parts = open_parts(
         DataConfig(source="torchvision", name="cifar10", root=str(tmp_path / "new"), download=True), channels=3
@@ -94,7 +94,11 @@ def test_a_download_that_fails(cifar: dict[str, Any], tmp_path: Path, monkeypatc
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("CIFAR-10", "did you mean cifar10"), ("mnist", "here: cifar10, cifar100, inaturalist_2018"), (None, "is None")],
+    [
+        ("CIFAR-10", r"here are cifar10.*\. Did you mean cifar10\?"),
+        ("mnist", "here are cifar10, cifar100, inaturalist_2018"),
+        (None, "is None"),
+    ],
 )
 def test_unknown_names(name: str | None, message: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=message):
@@ -134,7 +138,7 @@ def test_inaturalist_without_its_lists(nature: list[str], tmp_path: Path) -> Non
     assert parts.train.labels_M.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     assert parts.val.labels_M.tolist() == [0, 1, 2, 3]
     assert parts.val.read(3).getpixel((0, 0)) == (30, 2, 0)
-    with pytest.raises(DataError, match=r"train2018\.json is not there.*held_out"):
+    with pytest.raises(DataError, match=r"train2018\.json does not exist.*held_out"):
         open_parts(inat(tmp_path / "new"), channels=3)
     above = open_parts(inat(tmp_path / "new", held_out=0.3, category="super"), channels=3)
     assert above.train.class_names == ("Aves", "Plantae")

@@ -121,7 +121,7 @@ def make_zoo(folder: Path) -> dict[str, str | None]:
     os.mkfifo(folder / "pipe.jpg")
     kinds["pipe.jpg"] = "is neither a file nor a folder"
     (folder / "link.jpg").symlink_to(folder / "nowhere.jpg")
-    kinds["link.jpg"] = "is not there"
+    kinds["link.jpg"] = "does not exist"
     return kinds
 
 
@@ -168,7 +168,7 @@ def test_order_is_that_of_the_arguments_and_natural_in_folders(
     rows = list(predict(*saved, [tmp_path / name for name in names], top=1, device="cpu"))
     assert [(row.path.relative_to(tmp_path).as_posix(), row.error) for row in rows] == [
         ("photo", None),
-        ("nowhere.png", "is not there"),
+        ("nowhere.png", "does not exist"),
         ("b/2.png", None),
         ("b/10.png", None),
         ("b/deep/1.png", None),

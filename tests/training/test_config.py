@@ -239,7 +239,7 @@ def test_a_recipe_that_cannot_be_is_refused(arguments: dict[str, Any], message: 
     ("arguments", "message"),
     [
         ({"source": "tfrecord"}, r"source is 'tfrecord'; it must be one of folder, parquet, webdataset"),
-        ({"held_out": 1.0}, r"held_out is 1\.0; it must be a share of at least 0 and below 1"),
+        ({"held_out": 1.0}, r"held_out is 1\.0; it must be at least 0 and below 1"),
         ({"held_out": -0.1}, r"held_out is -0\.1"),
         ({"train_images": 0}, r"train_images is 0; it must be at least 1"),
     ],
@@ -253,8 +253,8 @@ def test_data_that_cannot_be_is_refused(arguments: dict[str, Any], message: str)
     ("arguments", "message"),
     [
         ({"image_size": (0, 8)}, r"image_size is 0; it must be at least 1"),
-        ({"channels": 1}, r"mean is \(0\.485, 0\.456, 0\.406\); 1 channels need as many numbers"),
-        ({"channels": 1, "mean": (0.5,)}, r"std is \(0\.229, 0\.224, 0\.225\); 1 channels need as many numbers"),
+        ({"channels": 1}, r"mean is \(0\.485, 0\.456, 0\.406\); it must have 1 number\(s\), one per channel"),
+        ({"channels": 1, "mean": (0.5,)}, r"std is \(0\.229, 0\.224, 0\.225\); it must have 1 number\(s\), one per channel"),
         ({"std": (0.2, 0.0, 0.2)}, r"std is 0\.0; it must be more than 0"),
         ({"crop_fraction": 0.0}, r"crop_fraction is 0\.0; it must be above 0 and at most 1"),
         ({"crop_fraction": 1.1}, r"crop_fraction is 1\.1; it must be above 0 and at most 1"),
@@ -271,10 +271,10 @@ def test_input_that_cannot_be_is_refused(arguments: dict[str, Any], message: str
         ({"crop_scale": (0.9, 0.1)}, r"crop_scale is \(0\.9, 0\.1\); it must be two positive numbers, the smaller"),
         ({"crop_scale": (0.5, 1.5)}, r"a crop keeps at most 1\.0"),
         ({"crop_ratio": (0.0, 1.0)}, r"crop_ratio is \(0\.0, 1\.0\); it must be two positive numbers"),
-        ({"horizontal_flip": -0.1}, r"horizontal_flip is -0\.1; a probability lies in 0 to 1"),
-        ({"random_erasing": 2.0}, r"random_erasing is 2\.0; a probability lies in 0 to 1"),
-        ({"mix_probability": 1.1}, r"mix_probability is 1\.1; a probability lies in 0 to 1"),
-        ({"mix_switch_probability": -1}, r"mix_switch_probability is -1; a probability lies in 0 to 1"),
+        ({"horizontal_flip": -0.1}, r"horizontal_flip is -0\.1; a probability must be between 0 and 1"),
+        ({"random_erasing": 2.0}, r"random_erasing is 2\.0; a probability must be between 0 and 1"),
+        ({"mix_probability": 1.1}, r"mix_probability is 1\.1; a probability must be between 0 and 1"),
+        ({"mix_switch_probability": -1}, r"mix_switch_probability is -1; a probability must be between 0 and 1"),
         ({"crop_padding": -1}, r"crop_padding is -1; it must be at least 0"),
         ({"color_jitter": -0.4}, r"color_jitter is -0\.4; it must be at least 0"),
         ({"mixup": -0.8}, r"mixup is -0\.8; it must be at least 0"),
@@ -290,8 +290,8 @@ def test_augmentation_that_cannot_be_is_refused(arguments: dict[str, Any], messa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"weight": 1.1}, r"weight is 1\.1; it must lie in 0 to 1"),
-        ({"weight": -0.1}, r"weight is -0\.1; it must lie in 0 to 1"),
+        ({"weight": 1.1}, r"weight is 1\.1; it must be between 0 and 1"),
+        ({"weight": -0.1}, r"weight is -0\.1; it must be between 0 and 1"),
         ({"temperature": 0.0}, r"temperature is 0\.0; it must be more than 0"),
     ],
 )

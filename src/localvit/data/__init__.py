@@ -1,4 +1,4 @@
-"""Where images come from, and how they are transformed."""
+"""Images: sources, augmentation, order and batches."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""What training does to images: each alone in the loading processes, then the whole batch on the device."""
+"""Augmentation in training: of each image in the loader processes, then of the whole batch on the device."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ from localvit.data.config import AugmentationConfig, InputConfig
 
 
 def training_transform(shown: InputConfig, augmentation: AugmentationConfig) -> Callable[[Image.Image], Tensor]:
-    """An image to pixels (C, H, W) of 0 to 255 (uint8), cropped, mirrored and augmented at random."""
+    """Random crop, flip and policy: an image becomes pixels (C, H, W), uint8 from 0 to 255."""
     crop_and_flip, augment, _ = create_transform(
         separate=True,
         input_size=(shown.channels, *shown.image_size),
@@ -22,7 +22,7 @@ def training_transform(shown: InputConfig, augmentation: AugmentationConfig) -> 
         ratio=augmentation.crop_ratio,
         hflip=augmentation.horizontal_flip,
         auto_augment=augmentation.policy,
-        color_jitter=augmentation.color_jitter or None,  # type: ignore[arg-type]  # None is for none
+        color_jitter=augmentation.color_jitter or None,  # type: ignore[arg-type]  # None disables it
         interpolation=shown.interpolation,
         mean=shown.mean,
         std=shown.std,
@@ -33,8 +33,8 @@ def training_transform(shown: InputConfig, augmentation: AugmentationConfig) -> 
             transforms.Resize(shown.image_size, transforms.InterpolationMode(shown.interpolation)),
             transforms.RandomCrop(shown.image_size, padding=augmentation.crop_padding),
         ]
-    # timm's last part would normalise and erase here; bytes travel faster between processes, and the device does the
-    # rest for the whole batch.
+    # timm's last part would normalize and erase here. Bytes are cheaper to send between processes, and the device does
+    # the rest for the whole batch.
     pipeline: Callable[[Image.Image], Tensor] = transforms.Compose(
         [*geometry, *augment.transforms, transforms.PILToTensor()]
     )
@@ -42,13 +42,13 @@ def training_transform(shown: InputConfig, augmentation: AugmentationConfig) -> 
 
 
 class BatchAugmentation(nn.Module):
-    """Normalises a batch, erases rectangles and mixes its images.
+    """Normalizes a batch, erases rectangles and mixes its images.
 
     Args:
-        shown: mean and standard deviation.
-        augmentation: erasing, mixup and cutmix.
-        num_classes: K.
-        label_smoothing: of mixed targets.
+        shown: gives mean and standard deviation.
+        augmentation: gives erasing, mixup and CutMix.
+        num_classes: number of classes K.
+        label_smoothing: label smoothing of mixed targets.
     """
 
     mean_C11: Tensor
@@ -75,7 +75,11 @@ class BatchAugmentation(nn.Module):
         )
 
     def forward(self, pixels_BCHW: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Pixels of 0 to 255 and labels to images and targets: labels (B,), or probabilities (B, K) where they mix."""
+        """Turn pixels (0 to 255) and labels into images and targets.
+
+        Returns:
+            Normalized images, and their targets: labels (B,), or probabilities (B, K) if batches are mixed.
+        """
         images_BCHW = (pixels_BCHW.to(self.mean_C11.dtype) - self.mean_C11) / self.std_C11
         if self.augmentation.random_erasing:
             erase = RandomErasing(

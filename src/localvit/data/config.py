@@ -1,4 +1,4 @@
-"""Where images come from, what a model is shown of them, and how training augments them."""
+"""The images of a run: where they come from, how a model sees them, and how training augments them."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -11,29 +11,29 @@ CategoryLevel = Literal["full", "super"]
 
 @dataclass(frozen=True)
 class DataConfig:
-    """The labelled images of a run: a part to learn from and a part held out.
+    """Labeled images: training images and held-out images.
 
     Attributes:
         source: folder (root/train/<class>/*.jpg), parquet (root/train*.parquet with image bytes and labels), webdataset
-            (root/train*.tar), huggingface (a dataset of the hub, by name), torchvision (a named set of torchvision), or
-            digits (1,797 scans of 8 x 8 pixels that come with scikit-learn, no download).
-        root: folder of the images, shards or files; for torchvision where the set lies or is downloaded to.
-        name: of the set, for huggingface (such as uoft-cs/cifar10) and torchvision (cifar10, cifar100,
+            (root/train*.tar), huggingface (a dataset on the hub, by name), torchvision (one of its datasets, by name),
+            or digits (1,797 scans of 8 x 8 pixels that ship with scikit-learn).
+        root: folder of the images, shards or files; for torchvision, where the dataset is or is downloaded to.
+        name: name of the dataset, for huggingface (such as uoft-cs/cifar10) and torchvision (cifar10, cifar100,
             inaturalist_2018, inaturalist_2019).
-        train_split: name of the part to learn from: a folder, the start of file names, or a split of the hub.
-        val_split: name of the part held out.
-        held_out: share of every class that is held out of the part to learn from, where there is no other part: its
-            last images, in the order of the source; 0 where the source has both parts.
-        classes: names of those to use, with outputs numbered in the order of the source; none for all.
-        train_images: learn from the first so many images only, a fair sample where the source is shuffled; none for
-            all.
-        val_images: hold out the first so many images only; none for all.
-        image_key: column or file extensions of the image, for parquet, webdataset (jpg;jpeg;png;webp) and huggingface.
-        label_key: column, extension or field of the label, for the same.
-        category: what is a class, for iNaturalist: a species (full) or a super category (super).
-        download: whether a torchvision set may be downloaded.
-        on_broken: whether an image that cannot be read stops the run, or is skipped and listed in the run's folder.
-        cache: folder for indexes of image folders and for shards made random-access; the user's cache by default.
+        train_split: name of the training split: a folder, the start of file names, or a split on the hub.
+        val_split: name of the held-out split.
+        held_out: share of every class to hold out of the training split if there is no other: its last images, in the
+            order of the source. 0 if the source has both splits.
+        classes: names of the classes to use, numbered in the order of the source. None uses all.
+        train_images: number of training images to use, from the first; None uses all. They are a fair sample only if
+            the source is shuffled.
+        val_images: number of held-out images to use, from the first; None uses all.
+        image_key: column or file extensions of the images, for parquet, webdataset (jpg;jpeg;png;webp) and huggingface.
+        label_key: column, extension or field of the labels, for the same sources.
+        category: what a class of iNaturalist is: a species (full) or a super-category (super).
+        download: whether a torchvision dataset may be downloaded.
+        on_broken: whether an unreadable image stops the run, or is skipped and listed in the run folder.
+        cache: folder for the indexes of image folders and for converted shards. Defaults to the user's cache.
     """
 
     source: SourceKind = "folder"
@@ -56,9 +56,9 @@ class DataConfig:
         if self.source not in get_args(SourceKind):
             raise ValueError(f"source is {self.source!r}; it must be one of {', '.join(get_args(SourceKind))}")
         if not 0 <= self.held_out < 1:
-            raise ValueError(f"held_out is {self.held_out}; it must be a share of at least 0 and below 1")
+            raise ValueError(f"held_out is {self.held_out}; it must be at least 0 and below 1")
         if self.classes is not None and len(set(self.classes)) != len(self.classes):
-            raise ValueError(f"classes is {self.classes}; it names a class twice")
+            raise ValueError(f"classes is {self.classes}; a class is named twice")
         for name in ("train_images", "val_images"):
             if (count := getattr(self, name)) is not None:
                 require(name, count, at_least=1)
@@ -66,15 +66,15 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class InputConfig:
-    """What the model is shown of an image, in training and after it; saved with the weights.
+    """How a model sees an image, in training and afterwards; saved with its weights.
 
     Attributes:
         image_size: height and width in pixels.
-        channels: 3 for colour, 1 for grey.
-        mean: of each channel, pixels being in 0 to 1; as many as channels.
+        channels: 3 for color, 1 for grayscale.
+        mean: mean of each channel, for pixels in 0 to 1.
         std: standard deviation of each channel.
-        interpolation: of resizing.
-        crop_fraction: share of the shorter side that evaluation keeps, from the middle.
+        interpolation: interpolation of resizing.
+        crop_fraction: share of the shorter side that the center crop of evaluation keeps.
     """
 
     image_size: tuple[int, int] = (224, 224)
@@ -89,7 +89,9 @@ class InputConfig:
             require("image_size", side, at_least=1)
         for name in ("mean", "std"):
             if len(getattr(self, name)) != self.channels:
-                raise ValueError(f"{name} is {getattr(self, name)}; {self.channels} channels need as many numbers")
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}; it must have {self.channels} number(s), one per channel"
+                )
         for value in self.std:
             require("std", value, above=0)
         if not 0 < self.crop_fraction <= 1:
@@ -98,22 +100,23 @@ class InputConfig:
 
 @dataclass(frozen=True)
 class AugmentationConfig:
-    """What training does to images; the defaults are the published recipe's.
+    """Augmentation in training. The defaults are those of the published recipe.
 
     Attributes:
         crop_scale: smallest and largest share of an image that a random crop keeps.
-        crop_ratio: smallest and largest width over height of a random crop.
-        crop_padding: instead of a resized crop, pad so many pixels and crop the image size; 0 for the resized crop.
-        horizontal_flip: probability of mirroring.
-        policy: of automatic augmentation, as timm names them; none for none.
-        color_jitter: strength, where there is no policy.
+        crop_ratio: smallest and largest ratio of width to height of a random crop.
+        crop_padding: pixels of padding before a random crop of the image size, which replaces the random resized crop;
+            0 for the random resized crop.
+        horizontal_flip: probability of a horizontal flip.
+        policy: automatic augmentation by its timm name. None for no policy.
+        color_jitter: strength of color jitter, which a policy replaces.
         random_erasing: probability that a rectangle of an image is erased.
-        erasing_mode: what erased pixels become: noise (pixel), one colour (rand) or the mean (const).
-        repeats: views of an image in a step (repeated augmentation); 1 for none.
-        mixup: alpha of mixup; 0 for none.
-        cutmix: alpha of cutmix; 0 for none.
-        mix_probability: that a batch is mixed at all.
-        mix_switch_probability: that it is by cutmix, where both are on.
+        erasing_mode: content of an erased rectangle: noise (pixel), one color (rand) or the mean (const).
+        repeats: views of an image per step (repeated augmentation); 1 for no repetition.
+        mixup: alpha of mixup; 0 for no mixup.
+        cutmix: alpha of CutMix; 0 for no CutMix.
+        mix_probability: probability that a batch is mixed.
+        mix_switch_probability: probability that a mixed batch uses CutMix, if both are on.
     """
 
     crop_scale: tuple[float, float] = (0.08, 1.0)
@@ -134,19 +137,19 @@ class AugmentationConfig:
         for name in ("crop_scale", "crop_ratio"):
             low, high = getattr(self, name)
             if not 0 < low <= high:
-                raise ValueError(f"{name} is {(low, high)}; it must be two positive numbers, the smaller first")
+                raise ValueError(f"{name} is {(low, high)}; it must be two positive numbers, the smaller one first")
         if self.crop_scale[1] > 1:
             raise ValueError(f"crop_scale is {self.crop_scale}; a crop keeps at most 1.0 of an image")
         for name in ("horizontal_flip", "random_erasing", "mix_probability", "mix_switch_probability"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; a probability lies in 0 to 1")
+                raise ValueError(f"{name} is {getattr(self, name)}; a probability must be between 0 and 1")
         for name in ("crop_padding", "color_jitter", "mixup", "cutmix"):
             require(name, getattr(self, name), at_least=0)
         require("repeats", self.repeats, at_least=1)
 
     @property
     def mixes(self) -> bool:
-        """Whether images of a batch are mixed with each other."""
+        """Whether the images of a batch are mixed."""
         return (self.mixup > 0 or self.cutmix > 0) and self.mix_probability > 0
 
 

@@ -1,4 +1,4 @@
-"""Images as a model wants them, and batches of them."""
+"""Images transformed for a model, and batches of them."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -16,7 +16,7 @@ _MOST_BROKEN_IN_A_ROW = 100
 
 
 class Sample(NamedTuple):
-    """One image: see :class:`Batch`."""
+    """One image of a :class:`Batch`."""
 
     image_CHW: Tensor
     label: int
@@ -26,14 +26,14 @@ class Sample(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Images of one step.
+    """The images of one step.
 
     Attributes:
-        images_BCHW: as the transform gives them.
-        labels_B: their classes.
-        indices_B: their place in the source.
-        counted_B: whether each counts; one that fills up a batch, or that could not be read, does not.
-        broken: names of images that could not be read, and why.
+        images_BCHW: the transformed images.
+        labels_B: class of each image.
+        indices_B: index of each image in the source.
+        counted_B: whether each image counts; padding and unreadable images do not.
+        broken: names of unreadable images, with the reason.
     """
 
     images_BCHW: Tensor
@@ -44,7 +44,7 @@ class Batch(NamedTuple):
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Samples to a batch."""
+    """Combine samples into a batch."""
     return Batch(
         torch.stack([sample.image_CHW for sample in samples]),
         torch.tensor([sample.label for sample in samples]),
@@ -55,16 +55,16 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 
 class ImageDataset(Dataset[Sample]):
-    """Images of a source, transformed.
+    """The images of a source, transformed.
 
-    An image that cannot be read is listed. Where there is a seed (training), the next that can be read takes its place,
-    of the next hundred; otherwise it does not count. No error is raised here, since processes that load images cannot
-    hand one on as it is: :class:`ImageData` does.
+    Unreadable images are listed. In training (a draw with a seed), the next readable one among the following hundred
+    replaces them; in evaluation, they do not count. Errors are raised by :class:`ImageData` instead of here, because
+    loader processes cannot pass them on unchanged.
 
     Args:
         source: the images.
-        transform: an image to a tensor (C, H, W).
-        empty_CHW: what stands for an image that is not counted.
+        transform: turns an image into a tensor (C, H, W).
+        empty_CHW: placeholder for an image that does not count.
     """
 
     def __init__(self, source: ImageSource, transform: Callable[[Image.Image], Tensor], *, empty_CHW: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""What people really have, as an upright image of 8 bits; training, evaluation and prediction all read images here."""
+"""Decodes the images people have into upright 8-bit ones, for training, evaluation and prediction alike."""
 
 import errno
 import re
@@ -13,16 +13,16 @@ from PIL import ExifTags, Image, ImageFile
 
 from localvit.data.source import BrokenImageError
 
-# Formats of pixels that a few bytes at their start tell apart. Others that PIL knows are left out: EPS starts
-# Ghostscript, and some are recognised by nothing and take any file.
+# Raster formats that their first bytes identify. Other formats of PIL are excluded: EPS starts Ghostscript, and some
+# have no signature and accept any file.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "JPEG2000", "AVIF")
 
-# Images of more pixels are read smaller, if their shorter side stays at least so long: a random crop of 8 % of a square
-# image is then still 290 pixels wide. Ordinary photographs are not touched.
+# Larger images are reduced if their shorter side stays at least this long: a random crop of 8 % of a square image is
+# then still 290 pixels wide. Ordinary photos are unaffected.
 LARGE_PIXELS = 25_000_000
 SMALLEST_SHORTER_SIDE = 1024
 
-# A transform that resizes the shorter side to 256 would make 5 million pixels of each 1 x 20,000.
+# A transform that resizes the shorter side to 256 would turn each 1 x 20,000 image into 5 million pixels.
 LONGEST_RATIO = 16
 
 _UPRIGHT = {
@@ -37,27 +37,26 @@ _UPRIGHT = {
 
 
 def decode_image(file: BinaryIO | Path, name: str, *, channels: int) -> Image.Image:
-    """Read an image of any common kind as upright RGB or grey.
+    """Decode an image of any common format as upright RGB or grayscale.
 
-    Transparent parts become white. Grey of 16 bits is scaled from 0..65535 to 0..255, numbers with a point from 0..1
-    or 0..255, and either from its own smallest and largest number where it leaves that range. An animation gives its
-    first image. EXIF says what is up.
+    Transparency is put on white. 16-bit grayscale is scaled from 0..65535 to 0..255, and floating point from 0..1 or
+    0..255; values outside those ranges are scaled from their minimum and maximum. An animation gives its first frame.
+    EXIF gives the orientation.
 
-    An image of more than 25 million pixels is reduced by a whole factor, its shorter side to no less than 1024; JPEG
-    is decoded at that size at once. An image whose one side is more than 16 times the other is cut to its middle,
-    which holds all that a central crop takes. The largest that is read at all has the 179 million pixels that PIL takes
-    for the most that is no decompression bomb.
+    An image of more than 25 million pixels is reduced by an integer factor, its shorter side to no less than 1024; JPEG
+    is decoded at that size directly. An image with sides in a ratio above 16 is cropped to its middle, which contains
+    every center crop. The limit is 179 million pixels, PIL's for decompression bombs.
 
     Args:
-        file: open for reading and seeking, or a path.
-        name: what to call the image in an error.
-        channels: 3 for RGB, 1 for grey.
+        file: a path, or a file open for reading and seeking.
+        name: name of the image in errors.
+        channels: 3 for RGB, 1 for grayscale.
 
     Raises:
-        BrokenImageError: for whatever cannot be read as an image, with the reason; nothing else.
+        BrokenImageError: if the file cannot be decoded, with the reason. Nothing else is raised for any content.
     """
     if channels not in (1, 3):
-        raise ValueError(f"channels is {channels}; it must be 3 for colour or 1 for grey")
+        raise ValueError(f"channels is {channels}; it must be 3 for color or 1 for grayscale")
     with _broken_image_errors(name), _opened(file, name) as opened:
         image = _open(opened, name)
         if _is_large(image):
@@ -70,45 +69,51 @@ def decode_image(file: BinaryIO | Path, name: str, *, channels: int) -> Image.Im
         if orientation in _UPRIGHT:
             decoded = decoded.transpose(_UPRIGHT[orientation])
         decoded = decoded.convert("RGB" if channels == 3 else "L")
-        decoded.info.clear()  # it told of the file: palette, profile, rotation
+        decoded.info.clear()  # palette, profile and rotation describe the file
         return decoded
 
 
 @contextmanager
 def _broken_image_errors(name: str) -> Iterator[None]:
-    """Whatever a decoder raises, and it can be anything for bytes made to hurt it, as a :class:`BrokenImageError`."""
+    """Turn any error of a decoder, which hostile bytes can make anything, into a :class:`BrokenImageError`."""
     try:
         yield
     except BrokenImageError:
         raise
-    except FileNotFoundError as error:
-        raise BrokenImageError(name, "is not there") from error
-    except IsADirectoryError as error:
-        raise BrokenImageError(name, "is a folder, not an image") from error
-    except PermissionError as error:
-        raise BrokenImageError(name, "may not be read; its permissions forbid it") from error
-    except MemoryError as error:
-        raise BrokenImageError(name, "needs more memory than there is") from error
     except Exception as error:
-        text = str(error) or type(error).__name__
-        if isinstance(error, OSError) and error.errno in (errno.EIO, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ESTALE):
-            raise BrokenImageError(name, f"cannot be read: {text}") from error
-        if isinstance(error, EOFError) or "truncated" in text.lower():
-            reason = "is truncated"
-        elif isinstance(error, SyntaxError):
-            reason = "is damaged where it should say its size and colours"  # PIL's word for bad headers
-        else:
-            reason = f"is damaged: {text}"
-        raise BrokenImageError(name, reason) from error
+        raise BrokenImageError(name, _reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with an image that could not be read."""
+    text = str(error) or type(error).__name__
+    match error:
+        case FileNotFoundError():
+            return "does not exist"
+        case IsADirectoryError():
+            return "is a folder, not an image"
+        case PermissionError():
+            return "cannot be read; its permissions forbid it"
+        case MemoryError():
+            return "needs more memory than is available"
+        case OSError(errno=errno.EIO | errno.ENAMETOOLONG | errno.ENOTDIR | errno.ESTALE):
+            return f"cannot be read: {text}"
+        case EOFError():
+            return "is truncated"
+        case _ if "truncated" in text.lower():
+            return "is truncated"
+        case SyntaxError():  # PIL's error for malformed headers
+            return "is damaged in its header"
+    return f"is damaged: {text}"
 
 
 @contextmanager
 def _opened(file: BinaryIO | Path, name: str) -> Iterator[BinaryIO]:
-    """The file, open; one that was open before stays so."""
+    """The file, open. A file that was open before stays open."""
     if not isinstance(file, Path):
         yield file
     elif not (stat.S_ISREG(mode := file.stat().st_mode) or stat.S_ISDIR(mode)):
-        raise BrokenImageError(name, "is neither a file nor a folder")  # reading a pipe would wait for ever
+        raise BrokenImageError(name, "is neither a file nor a folder")  # reading a pipe would block forever
     else:
         with file.open("rb") as opened:
             yield opened
@@ -117,8 +122,8 @@ def _opened(file: BinaryIO | Path, name: str) -> Iterator[BinaryIO]:
 def _open(file: BinaryIO, name: str) -> ImageFile.ImageFile:
     """The image in ``file``, not decoded yet.
 
-    It asks PIL's plugins itself, for ``Image.open`` warns of images above half its limit, and a warning can only be
-    silenced for all threads of the process.
+    This calls PIL's plugins directly, because ``Image.open`` warns about images above half its limit, and a warning can
+    only be silenced for all threads of the process.
     """
     Image.init()
     start = file.read(16)
@@ -143,7 +148,8 @@ def _require_not_too_large(image: Image.Image, name: str) -> None:
         raise BrokenImageError(
             name,
             f"has {pixels / 1e6:,.0f} megapixels ({image.width} x {image.height}); images of more than "
-            f"{2 * Image.MAX_IMAGE_PIXELS / 1e6:,.0f} are not read, as they can exhaust the memory. Make it smaller",
+            f"{2 * Image.MAX_IMAGE_PIXELS / 1e6:,.0f} are not read, because they can exhaust the memory. Make it "
+            "smaller",
         )
 
 
@@ -152,11 +158,11 @@ def _is_large(image: Image.Image) -> bool:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF's number for how the camera was held, 1 for upright."""
+    """The orientation in EXIF; 1, upright, if there is none."""
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
     except Exception:
-        return 1  # its pixels are whole, and nothing says that they are turned
+        return 1  # the pixels are intact even if their EXIF is not
     return orientation if isinstance(orientation, int) else 1
 
 
@@ -172,7 +178,7 @@ def _in_8_bits(image: Image.Image) -> Image.Image:
 
 
 def _scale(image: Image.Image) -> Image.Image:
-    """Grey in whole numbers of 16 or 32 bits, or with a point, as L."""
+    """Grayscale of 16-bit or 32-bit integers or floating point as L."""
     values_HW = np.asarray(image)
     if image.mode == "F":
         values_HW = np.nan_to_num(values_HW, posinf=0, neginf=0)
@@ -180,22 +186,22 @@ def _scale(image: Image.Image) -> Image.Image:
     whites = (1, 255) if image.mode == "F" else (65535,)
     white = next((white for white in whites if smallest >= 0 and largest <= white), None)
     if white is not None:
-        grey_HW = np.rint(np.multiply(values_HW, 255 / white, dtype=np.float32))
+        gray_HW = np.rint(np.multiply(values_HW, 255 / white, dtype=np.float32))
     else:
-        grey_HW = np.rint((values_HW.astype(np.float64) - smallest) * (255 / ((largest - smallest) or 1)))
+        gray_HW = np.rint((values_HW.astype(np.float64) - smallest) * (255 / ((largest - smallest) or 1)))
     if isinstance(transparent := image.info.get("transparency"), int):
-        grey_HW[values_HW == transparent] = 255
-    return Image.fromarray(grey_HW.astype(np.uint8))
+        gray_HW[values_HW == transparent] = 255
+    return Image.fromarray(gray_HW.astype(np.uint8))
 
 
 def _reduce(image: Image.Image) -> Image.Image:
-    """A large image a whole number of times smaller."""
+    """A large image, reduced by an integer factor."""
     factor = min(image.size) // SMALLEST_SHORTER_SIDE
     return image.reduce(factor) if _is_large(image) and factor > 1 else image
 
 
 def _cut(image: Image.Image) -> Image.Image:
-    """The middle of an image that is too long; as much goes at either end."""
+    """The middle of an image that is too long for its height, or too high for its width."""
     width, height = image.size
     longest = LONGEST_RATIO * min(width, height)
     left, top = (max(0, -(-(side - longest) // 2)) for side in (width, height))
@@ -209,11 +215,11 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def image_endings() -> frozenset[str]:
-    """Endings of file names, such as ".jpg", of the formats that are read."""
+    """File extensions of the supported formats, such as ".jpg"."""
     return frozenset(ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS)
 
 
 def natural_key(text: str) -> tuple[list[str | int], str]:
-    """Sorts "img2" before "img10", as timm does; names that differ in case alone keep one order."""
+    """A sort key that puts "img2" before "img10", as in timm; names that differ only in case keep a fixed order."""
     parts = re.split(r"(\d+)", text.lower())
     return [int(part) if place % 2 else part for place, part in enumerate(parts)], text

@@ -1,4 +1,4 @@
-"""The images of a run for Lightning: batches that can go on in the middle of an epoch."""
+"""The images of a run for Lightning, with loaders that can resume in the middle of an epoch."""
 
 import os
 import signal
@@ -22,10 +22,10 @@ _MOST_WORKERS = 8
 
 
 class TrainingLoader(DataLoader[Batch]):
-    """Batches of a :class:`TrainingOrder`; Lightning keeps its state in checkpoints and gives it back.
+    """Batches of a :class:`TrainingOrder`. Lightning stores its state in checkpoints.
 
     Attributes:
-        seconds_waited: for images, over all batches so far.
+        seconds_waited: time spent waiting for images so far.
     """
 
     def __init__(self, dataset: ImageDataset, order: TrainingOrder, *, batch_size: int, **options: Any) -> None:
@@ -35,7 +35,7 @@ class TrainingLoader(DataLoader[Batch]):
         self.batches_done = 0
         self.seconds_waited = 0.0
 
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # a generator will do
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # a generator suffices
         self.batches_done = self.first_batch
         batches = super().__iter__()
         while True:
@@ -49,35 +49,35 @@ class TrainingLoader(DataLoader[Batch]):
 
     @property
     def first_batch(self) -> int:
-        """Batches of this epoch that an interrupted run had done."""
+        """The number of batches of this epoch that an interrupted run had completed."""
         return self.order.skipped // self.images_a_batch
 
     def state_dict(self) -> dict[str, int]:
-        """Where in which epoch the last batch was."""
+        """The position after the last batch: epoch, and batches done in it."""
         if self.batches_done == len(self):
             return {"epoch": self.order.epoch + 1, "batches": 0}
         return {"epoch": self.order.epoch, "batches": self.batches_done}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on after that batch."""
+        """Continue after that batch."""
         self.order.resume(state["epoch"], state["batches"] * self.images_a_batch)
 
 
 class ImageData(lightning.LightningDataModule):
-    """The images of a run, or of an evaluation where there is no part to learn from.
+    """The images of a run, or of an evaluation, which has no training images.
 
     Args:
-        val: the part held out.
-        data: what happens with broken images.
-        shown: what the model is shown of an image.
-        batch_size: images a step and process.
-        workers: loading processes of each process; as many as cores allow by default.
-        train: the part to learn from.
-        augmentation: what training does to images.
-        seed: of order and augmentation.
+        val: the held-out images.
+        data: says what to do with broken images.
+        shown: how the model sees an image.
+        batch_size: images per step and process.
+        workers: loader processes per process. Defaults to what the cores allow.
+        train: the training images.
+        augmentation: augmentation in training.
+        seed: seed of order and augmentation.
 
     Raises:
-        DataError: where the part to learn from does not fill a batch for every process.
+        DataError: if the training images do not fill a batch in every process.
     """
 
     def __init__(
@@ -98,16 +98,16 @@ class ImageData(lightning.LightningDataModule):
         self.batch_size, self.workers, self.seed = batch_size, workers, seed
 
     def batches_per_epoch(self) -> int:
-        """Training batches of this process in an epoch."""
+        """The number of training batches of this process per epoch."""
         return len(self._order()) // self.batch_size
 
     def train_dataloader(self) -> TrainingLoader:
-        """Batches of pixels, 0 to 255; what fills no batch is left out of an epoch."""
+        """Batches of pixels (0 to 255). An epoch drops its last, incomplete batch."""
         assert self.train is not None
         order = self._order()
         if len(order) < self.batch_size:
             raise DataError(
-                f"batch_size is {self.batch_size}, and each of {order.world_size} process(es) has {len(order)} "
+                f"batch_size is {self.batch_size}, but each of {order.world_size} process(es) has only {len(order)} "
                 "training images; make it smaller"
             )
         empty_CHW = torch.zeros(self.shown.channels, *self.shown.image_size, dtype=torch.uint8)
@@ -116,14 +116,12 @@ class ImageData(lightning.LightningDataModule):
         return TrainingLoader(dataset, order, batch_size=self.batch_size, **self._options(order.world_size))
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Stop at an image that cannot be read, where the settings say so, or where there is none in its place."""
+        """Stop at an unreadable image if the settings say so, or if nothing could replace it."""
         if batch.broken and self.data.on_broken == "stop":
-            raise DataError(
-                f"{batch.broken[0]}. Mend or remove it, or leave such images out with --data.on_broken skip"
-            )
+            raise DataError(f"{batch.broken[0]}. Repair or remove it, or skip such images with --data.on_broken skip")
         if self.trainer is not None and self.trainer.training and not batch.counted_B.all():
             raise DataError(
-                f"{len(batch.broken)} images cannot be read, the last one {batch.broken[-1]}; check the data"
+                f"{len(batch.broken)} images cannot be read, most recently {batch.broken[-1]}; check the data"
             )
         return batch
 
@@ -137,14 +135,14 @@ class ImageData(lightning.LightningDataModule):
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """Batches of normalised images, every image of the part held out in one process."""
+        """Batches of normalized images. Every held-out image is in one process."""
         rank, world_size = self._processes()
         empty_CHW = torch.zeros(self.shown.channels, *self.shown.image_size)
         dataset = ImageDataset(self.val, evaluation_transform(self.shown), empty_CHW=empty_CHW)
         order = EvaluationOrder(len(self.val.labels_M), rank=rank, world_size=world_size)
         return DataLoader[Batch](
             dataset,  # type: ignore[arg-type]  # collate turns its samples into batches
-            self.batch_size if self.train is None else 2 * self.batch_size,  # there are no gradients to keep
+            self.batch_size if self.train is None else 2 * self.batch_size,  # there are no gradients to store
             sampler=order,
             **self._options(world_size),
         )
@@ -161,11 +159,11 @@ class ImageData(lightning.LightningDataModule):
 
 
 def _serve(worker: int) -> None:
-    """Leave it to the training process to stop, and to it the cores where it computes on them too.
+    """Ignore signals and, if training runs on the CPU, give its threads priority.
 
-    A terminal sends Ctrl-C to all processes, a cluster SIGTERM; training still needs images to come to a checkpoint.
-    Threads of a step wait for each other, so a loader that takes turns with them costs more than its own time; loading
-    catches up whenever training waits for images.
+    A terminal sends Ctrl-C to all processes, and a cluster SIGTERM, but the training process needs images until it has
+    written a checkpoint. The threads of a training step wait for each other, so a loader that competes with them costs
+    more than its own time; it catches up whenever training waits for images.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -174,6 +172,6 @@ def _serve(worker: int) -> None:
 
 
 def default_workers(world_size: int) -> int:
-    """Loading processes for each of the training processes that share this machine."""
+    """The number of loader processes for each training process on this machine."""
     here = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
     return min(_MOST_WORKERS, share_of_cores(here))

@@ -1,6 +1,6 @@
-"""Which image comes when, and with which augmentation: a function of seed, epoch and place alone.
+"""Which image is drawn when, and with which augmentation: a function of seed, epoch and position alone.
 
-Nothing is drawn from a shared generator, so neither the number of loading processes nor an interruption changes what a
+Nothing is drawn from a shared generator, so neither the number of loader processes nor an interruption changes what a
 run learns from.
 """
 
@@ -17,9 +17,9 @@ class Draw(NamedTuple):
     """One image to load.
 
     Attributes:
-        place: of the image in its source.
-        seed: of its augmentation; none for no augmentation.
-        counted: whether it counts; images that only fill up a batch do not.
+        place: index of the image in its source.
+        seed: seed of its augmentation; None for no augmentation.
+        counted: whether it counts; images that only pad the share of a process do not.
     """
 
     place: int
@@ -28,14 +28,14 @@ class Draw(NamedTuple):
 
 
 class TrainingOrder(Sampler[Draw]):
-    """The training images of one process, shuffled anew each epoch.
+    """The training images of one process, reshuffled every epoch.
 
     Args:
-        num_images: in the source.
-        seed: of the run.
-        repeats: views of an image over all processes in an epoch (repeated augmentation, arXiv 1901.09335); with more
-            than one, an epoch has as many draws but fewer images.
-        rank: of this process.
+        num_images: number of images in the source.
+        seed: seed of the run.
+        repeats: views of an image per epoch over all processes (repeated augmentation, arXiv 1901.09335). An epoch has
+            equally many draws, and thus fewer images, if it is above 1.
+        rank: rank of this process.
         world_size: number of processes.
     """
 
@@ -50,12 +50,12 @@ class TrainingOrder(Sampler[Draw]):
         self.epoch = self.skipped = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Lightning says before each epoch which it is; an epoch other than the resumed one starts at its start."""
+        """Start ``epoch``, which Lightning announces; an epoch that was resumed keeps its position."""
         if epoch != self.epoch:
             self.epoch, self.skipped = epoch, 0
 
     def resume(self, epoch: int, draws: int) -> None:
-        """Go on in the middle of ``epoch``, after its first ``draws``."""
+        """Continue in the middle of ``epoch``, after its first ``draws``."""
         self.epoch, self.skipped = epoch, draws
 
     def __iter__(self) -> Iterator[Draw]:
@@ -70,13 +70,13 @@ class TrainingOrder(Sampler[Draw]):
 
 
 class EvaluationOrder(Sampler[Draw]):
-    """Every ``world_size``-th image from number ``rank`` on, each once, in the order of the source.
+    """Every ``world_size``-th image from number ``rank`` on, in the order of the source.
 
-    All processes get equally many draws, since they wait for each other; those that fill up are not counted.
+    All processes get equally many draws, because they wait for each other. The draws that pad a share are not counted.
 
     Args:
-        num_images: in the source.
-        rank: of this process.
+        num_images: number of images in the source.
+        rank: rank of this process.
         world_size: number of processes.
     """
 

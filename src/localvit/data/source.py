@@ -1,4 +1,4 @@
-"""What every place that images come from looks like."""
+"""The interface of every source of images."""
 
 from typing import Protocol
 
@@ -10,14 +10,14 @@ from localvit.system.errors import LocalViTError
 
 
 class DataError(LocalViTError):
-    """Data that a run cannot use; the message says which and what to do."""
+    """Data that a run cannot use; the message says which data, and what to do."""
 
 
 class BrokenImageError(DataError):
     """An image that cannot be read.
 
     Args:
-        name: of the image, as its source calls it.
+        name: name of the image in its source.
         reason: what is wrong with it.
     """
 
@@ -31,10 +31,10 @@ class BrokenImageError(DataError):
 
 
 class ImageSource(Protocol):
-    """Labelled images in an order that never changes, read one by one; picklable, for the processes of a loader.
+    """Labeled images in a fixed order, read one by one. Sources are pickled for loader processes.
 
     Attributes:
-        class_names: of the classes 0, 1, ...
+        class_names: names of the classes 0, 1, ...
         labels_M: class of each image, (M,) int64.
     """
 
@@ -42,7 +42,7 @@ class ImageSource(Protocol):
     labels_M: NDArray[np.int64]
 
     def read(self, index: int) -> Image.Image:
-        """Image ``index``, decoded and upright, in RGB or grey; :class:`BrokenImageError` where it cannot be."""
+        """Image ``index``, decoded and upright, in RGB or grayscale; :class:`BrokenImageError` if it is broken."""
 
     def name(self, index: int) -> str:
-        """What image ``index`` is called, such as its path."""
+        """The name of image ``index``, such as its path."""

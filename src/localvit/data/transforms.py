@@ -1,4 +1,4 @@
-"""What a model is shown of an image outside training."""
+"""How evaluation and prediction show an image to a model."""
 
 from collections.abc import Callable
 
@@ -10,9 +10,9 @@ from localvit.data.config import InputConfig
 
 
 def evaluation_transform(shown: InputConfig) -> Callable[[Image.Image], Tensor]:
-    """Resize, crop the middle and normalise: an image of the right mode becomes float (C, H, W).
+    """Resize, center crop and normalize: an image of the right mode becomes a float tensor (C, H, W).
 
-    It can be sent to the processes of a loader.
+    The transform can be pickled for loader processes.
     """
     transform: Callable[[Image.Image], Tensor] = create_transform(
         input_size=(shown.channels, *shown.image_size),

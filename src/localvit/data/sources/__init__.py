@@ -1,4 +1,4 @@
-"""Where images come from: folders, files of rows, shards, named sets; one function opens them all."""
+"""Sources of images: folders, tables, shards and named datasets. One function opens them all."""
 
 from localvit.data.sources.opening import open_parts, open_val
 from localvit.data.sources.parts import Part, Parts

@@ -1,6 +1,6 @@
-"""A part to learn from and a part held out, and what must be true of them before anything is trained.
+"""Training and held-out images, and what must be true of them before anything is trained.
 
-Shape suffix: M images.
+Shape suffixes: M images, K classes.
 """
 
 from collections.abc import Sequence
@@ -21,8 +21,8 @@ class Parts:
     """The images of a run, with the same classes in the same order.
 
     Attributes:
-        train: the part to learn from.
-        val: the part held out.
+        train: the training images.
+        val: the held-out images.
     """
 
     train: ImageSource
@@ -33,10 +33,11 @@ class Part:
     """Some images of a source: an :class:`~localvit.data.source.ImageSource`.
 
     Args:
-        source: of the images.
-        indices_M: which of them, in their order.
-        class_names: of other classes than the source's, and then
-        class_of_label_K: the number among them of each class of the source.
+        source: the images to select from.
+        indices_M: indices of the selected images.
+        class_names: new names of the classes. Defaults to the source's; requires ``class_of_label_K``.
+        class_of_label_K: the new class of each class of the source.
+        called: its name in messages. Defaults to the source's.
     """
 
     def __init__(
@@ -46,15 +47,17 @@ class Part:
         *,
         class_names: tuple[str, ...] | None = None,
         class_of_label_K: NDArray[np.int64] | None = None,
+        called: str | None = None,
     ) -> None:
         self.source = source
         self.indices_M = indices_M
         self.class_names = source.class_names if class_names is None else class_names
         labels_M = source.labels_M[indices_M]
         self.labels_M = labels_M if class_of_label_K is None else class_of_label_K[labels_M]
+        self.called = called or str(source)
 
     def __str__(self) -> str:
-        return str(self.source)
+        return self.called
 
     def read(self, index: int) -> Image.Image:
         return self.source.read(int(self.indices_M[index]))
@@ -66,24 +69,23 @@ class Part:
 def hold_out(
     labels_M: NDArray[np.int64], share: float, class_names: Sequence[str]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Indices of the images to learn from and of those held out: the last of every class.
+    """Indices of the training images and of the held-out images: the last of every class.
 
-    The last ones, because photographs of one series lie next to each other: a random choice would hold out near copies
-    of what is learned.
+    Photos of one series lie next to each other, so a random choice would hold out near-duplicates of training images.
 
     Args:
         labels_M: class of each image.
-        share: of each class that is held out, rounded; at least one image is, and at least one is not.
-        class_names: of the classes.
+        share: share of each class to hold out, rounded to at least one image and at most all but one.
+        class_names: names of the classes.
 
     Raises:
-        DataError: for a class of one image.
+        DataError: if a class has only one image.
     """
     counts_K = np.bincount(labels_M, minlength=len(class_names))
     if single := [class_names[label] for label in np.flatnonzero(counts_K == 1).tolist()]:
         raise DataError(
-            f"held_out is {share}, and {listed(single)} has only one image; a class needs one to learn from and "
-            "one to hold out"
+            f"held_out is {share}, but {listed(single)} has only one image; a class needs one to train on and one to "
+            "hold out"
         )
     held_K = np.clip(np.rint(counts_K * share).astype(np.int64), 1, np.maximum(counts_K - 1, 1))
     by_class_M = np.argsort(labels_M, kind="stable")
@@ -95,22 +97,22 @@ def hold_out(
 
 
 def first_images(source: ImageSource, count: int, setting: str) -> Part:
-    """The first ``count`` images, as ``setting`` asks for; :class:`DataError` where there are fewer."""
+    """The first ``count`` images, as ``setting`` asks for; :class:`DataError` if there are fewer."""
     available = len(source.labels_M)
     if count > available:
-        raise DataError(f"{setting} is {count:,}, and {source} has {available:,} such images; make it smaller")
+        raise DataError(f"{setting} is {count:,}, but {source} has {available:,} such images; make it smaller")
     return Part(source, np.arange(count))
 
 
 def only_classes(source: ImageSource, classes: Sequence[str]) -> Part:
-    """The images of ``classes``, whose labels are their places among those, in the order of the source.
+    """The images of ``classes``, which are numbered anew in the order of the source.
 
     Raises:
-        DataError: for a class that the source has not.
+        DataError: if the source does not have one of them.
     """
     if missing := [name for name in classes if name not in source.class_names]:
         raise DataError(
-            f"classes has {listed(missing)}, and {source} has {listed(source.class_names)}."
+            f"classes has {listed(missing)}, but {source} has {listed(source.class_names)}."
             f"{did_you_mean(missing[0], source.class_names)}"
         )
     kept = [label for label, name in enumerate(source.class_names) if name in set(classes)]
@@ -125,7 +127,7 @@ def only_classes(source: ImageSource, classes: Sequence[str]) -> Part:
 
 
 def check(source: ImageSource, called: str) -> None:
-    """Raise :class:`DataError` where there is no image, or a label outside the classes."""
+    """Raise :class:`DataError` if there are no images, or if a label is not a class."""
     labels_M, classes = source.labels_M, len(source.class_names)
     if not len(labels_M):
         raise DataError(f"{called} has no images")
@@ -142,15 +144,15 @@ def check_classes(source: ImageSource, called: str, expected: Sequence[str]) -> 
     if tuple(source.class_names) == tuple(expected):
         return
     missing = [name for name in expected if name not in set(source.class_names)]
-    unknown = [name for name in source.class_names if name not in set(expected)]
-    differences = [f"lacks {listed(missing)}"] * bool(missing) + [f"has {listed(unknown)} besides"] * bool(unknown)
+    extra = [name for name in source.class_names if name not in set(expected)]
+    differences = [f"lacks {listed(missing)}"] * bool(missing) + [f"also has {listed(extra)}"] * bool(extra)
     raise DataError(
-        f"{called} must have the {len(expected)} classes that are learned; it "
+        f"{called} must have the {len(expected)} training classes; it "
         f"{' and '.join(differences) or 'has them in another order'}"
     )
 
 
 def listed(names: Sequence[str]) -> str:
-    """The names, the first few of many."""
+    """The names, or the first few of many."""
     more = len(names) - _MOST_NAMED
     return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -1,77 +1,62 @@
-"""Images and labels in tar files, as WebDataset has them: a sample's files share their name up to the first point."""
+"""Images and labels in tar files, as WebDataset stores them: the files of a sample share a stem."""
 
 import json
 import re
 import tarfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow.compute as pc
 
-from localvit.data.config import DataConfig
 from localvit.data.source import DataError
-from localvit.data.sources.locations import cache_of, root_of
+from localvit.data.sources.huggingface import find_shards, load_shards
 from localvit.data.sources.parts import listed
-from localvit.data.sources.shards import as_data_files, find_shards
-from localvit.data.sources.tables import ImageRows, load_rows, read_labels
+from localvit.data.sources.request import Request
+from localvit.data.sources.tables import ImageRows, read_labels
 
 _IMAGES = "jpg;jpeg;png;webp"
-# Endings that the library reads as numbers and as text; another label key is a field of .json.
+# Extensions that the library reads as integers and as text; any other label key is a field of .json.
 _NUMBERS = ("cls", "cls2", "index", "inx", "id")
 _TEXTS = ("txt", "text")
 _JSON = "json"
 
 
-def open_webdataset(
-    config: DataConfig, part: Literal["train", "val"], *, channels: int, class_names: tuple[str, ...] | None
-) -> ImageRows:
+def open_webdataset(request: Request) -> ImageRows:
     """The images of one part.
 
-    The types of columns are given, for the library would take those of the first samples and refuse the rest: shards
-    in which some images are JPEG and some PNG are common.
+    The types of the columns are given, because the library would infer them from the first samples and refuse the rest:
+    shards that mix JPEG and PNG are common.
     """
     import datasets
 
-    root, split = root_of(config), config.train_split if part == "train" else config.val_split
-    files = find_shards(root, split, "tar")
-    called = f"{split} of {root}"
-    endings = (config.image_key or _IMAGES).split(";")
+    files = find_shards(request, "tar")
+    called = f"{request.split} of {request.root}"
+    endings = (request.config.image_key or _IMAGES).split(";")
     images = [*endings, *(ending.upper() for ending in endings)]
-    label_key = config.label_key or "cls"
+    label_key = request.config.label_key or "cls"
     label_column, label_type = _label_type(files[0], label_key)
-    rows = load_rows(
-        called,
-        "webdataset",
-        data_files=as_data_files(files),
-        split="train",
-        cache_dir=str(cache_of(config) / "datasets"),
-        features=datasets.Features(
-            {
-                "__url__": datasets.Value("string"),
-                **{ending: datasets.Image(decode=False) for ending in images},
-                label_column: label_type,
-            }
-        ),
-    )
+    columns = {ending: datasets.Image(decode=False) for ending in images}
+    columns |= {"__url__": datasets.Value("string"), label_column: label_type}
+    rows = load_shards(request, "webdataset", files, features=datasets.Features(columns))
     labels = rows.select_columns([label_column]).with_format("arrow")[:].column(0)
     if label_column == _JSON:
         labels = pc.struct_field(labels, label_key)
     if label_key in _TEXTS:
-        labels = pc.utf8_trim_whitespace(labels)  # a file of text ends in a line break
-    labels_M, names = read_labels(labels, f"{called}, {label_key},", own_names=None, class_names=class_names)
+        labels = pc.utf8_trim_whitespace(labels)  # text files end with a newline
+    labels_M, names = read_labels(labels, f"{called}, {label_key},", class_names=request.class_names)
     return ImageRows(
         rows,
         called,
         columns=images,
         labels_M=labels_M,
         class_names=names,
-        channels=channels,
+        channels=request.channels,
         shard_column="__url__",
     )
 
 
 def _label_type(shard: Path, key: str) -> tuple[str, Any]:
-    """The column of the labels and its type, by the first sample."""
+    """The column of the labels and its type, judged by the first sample."""
     import datasets
 
     if key in _NUMBERS:
@@ -82,21 +67,21 @@ def _label_type(shard: Path, key: str) -> tuple[str, Any]:
     if _JSON not in sample:
         raise DataError(
             f"{shard} has {listed(sorted(sample))} in its first sample and no .json with a field {key}; "
-            f"--data.label_key names one of {', '.join((*_NUMBERS, *_TEXTS))} or a field of .json"
+            f"--data.label_key must be one of {', '.join((*_NUMBERS, *_TEXTS))} or a field of .json"
         )
     try:
         fields = json.loads(sample[_JSON])
     except ValueError as error:
         raise DataError(f"{shard} has a .json in its first sample that cannot be read: {error}") from error
     if not isinstance(fields, dict) or key not in fields:
-        there = listed(sorted(fields)) if isinstance(fields, dict) else "no fields"
-        raise DataError(f"{shard} has no field {key} in the .json of its first sample; it has {there}")
+        present = listed(sorted(fields)) if isinstance(fields, dict) else "no fields"
+        raise DataError(f"{shard} has no field {key} in the .json of its first sample; it has {present}")
     is_number = isinstance(fields[key], int) and not isinstance(fields[key], bool)
     return _JSON, {key: datasets.Value("int64" if is_number else "string")}
 
 
 def _first_sample(shard: Path) -> dict[str, bytes]:
-    """Contents of the files of the first sample, by ending."""
+    """The contents of the files of the first sample, by extension."""
     sample: dict[str, bytes] = {}
     first = None
     try:
