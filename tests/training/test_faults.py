@@ -215,7 +215,7 @@ def test_a_full_disk_stops_the_run_and_keeps_the_last_checkpoint(processes: Any,
     message = outcome.get(timeout=120)
     process.join()
     assert "cannot be written" in message
-    assert "The one before it is kept" in message
+    assert "The previous one is kept" in message
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] > 0
     assert not any(tmp_path.glob(".last.ckpt.*.tmp"))
 

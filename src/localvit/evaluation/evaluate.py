@@ -1,4 +1,4 @@
-"""What a model makes of images held out: each image counted once, however many processes share them."""
+"""Evaluates a model on held-out images; each image counts once, however many processes share the work."""
 
 import re
 from dataclasses import dataclass
@@ -24,16 +24,16 @@ from localvit.weights.model_file import ModelDescription
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The figures of an evaluation.
+    """The results of an evaluation.
 
     Attributes:
-        images: how many were counted.
-        top1: percent of images whose first choice is right.
-        top5: percent of images whose label is among the first five.
+        images: number of images.
+        top1: top-1 accuracy in percent.
+        top5: top-5 accuracy in percent.
         loss: mean cross-entropy.
-        broken_images: those that could not be read, and are not counted.
-        confusion_KK: how many images of each class (row) were taken for each class (column).
-        class_names: of rows and columns.
+        broken_images: names of images that could not be read; they do not count.
+        confusion_KK: number of images of each true class (row) and predicted class (column).
+        class_names: names of rows and columns.
     """
 
     images: int
@@ -45,7 +45,7 @@ class Evaluation:
     class_names: tuple[str, ...]
 
     def per_class(self) -> pd.DataFrame:
-        """Images and accuracy (percent) of each class; no accuracy where there are no images."""
+        """Number of images and accuracy (percent) of each class; NaN for classes without images."""
         images_K = self.confusion_KK.sum(axis=1)
         right_K = self.confusion_KK.diagonal()
         accuracy_K = np.divide(100 * right_K, images_K, out=np.full(len(images_K), np.nan), where=images_K > 0)
@@ -94,15 +94,15 @@ def evaluate(
     batch_size: int,
     callbacks: list[Callback] | None = None,
 ) -> Evaluation:
-    """Evaluate a model on the part held out, over the processes that torchrun started, if it did.
+    """Evaluate a model on held-out images, in all processes that torchrun started.
 
     Args:
-        model: images to logits.
-        description: its classes and what it is shown of an image.
-        data: the images; their classes are matched with the model's by name.
-        hardware: what it is computed on.
-        batch_size: images a step and process.
-        callbacks: such as progress.
+        model: images (B, C, H, W) to logits (B, K).
+        description: its classes and preprocessing.
+        data: the images; their classes are matched to the model's by name.
+        hardware: the hardware.
+        batch_size: images per step and process.
+        callbacks: Lightning callbacks, such as progress.
 
     Raises:
         DataError: for images that cannot be used, or classes that the model does not know.
@@ -147,7 +147,7 @@ def _as_the_model_names_them(source: ImageSource, class_names: tuple[str, ...]) 
         numbers_K = np.array([number[name] for name in source.class_names], dtype=np.int64)
         every_M = np.arange(len(source.labels_M))
         return Part(source, every_M, class_names=class_names, class_of_label_K=numbers_K)
-    # Not every file and data set says what its classes are called; as many numbers, or ImageNet's ids, stand for names.
+    # Some files and data sets number their classes, or use ImageNet's ids. As many classes are then the same classes.
     if len(source.class_names) == len(class_names) and any(map(_no_names, (source.class_names, class_names))):
         return source
     raise DataError(

@@ -1,4 +1,4 @@
-"""An evaluation as files, as a picture and as a table."""
+"""Writes and prints an evaluation: files, a plot and a table."""
 
 import json
 from pathlib import Path
@@ -34,7 +34,7 @@ def write_evaluation(figures: Evaluation, folder: Path) -> None:
 
 
 def confusion_picture(figures: Evaluation) -> Figure:
-    """Shares of each class's images, true classes from top to bottom; a figure that leaves pyplot's state alone."""
+    """A plot of the confusion matrix in percent of each true class; it does not touch pyplot's state."""
     images_K1 = figures.confusion_KK.sum(axis=1, keepdims=True)
     nothing_KK = np.zeros(figures.confusion_KK.shape)
     share_KK = np.divide(100 * figures.confusion_KK, images_K1, out=nothing_KK, where=images_K1 > 0)
@@ -59,7 +59,7 @@ def confusion_picture(figures: Evaluation) -> Figure:
 
 
 def evaluation_line(figures: Evaluation) -> str:
-    """The figures in a line."""
+    """One line with the main figures."""
     broken = f"; {len(figures.broken_images):,} could not be read" if figures.broken_images else ""
     return (
         f"top-1 {figures.top1:.2f} %, top-5 {figures.top5:.2f} %, loss {figures.loss:.4f} on {figures.images:,} images"
@@ -68,7 +68,7 @@ def evaluation_line(figures: Evaluation) -> str:
 
 
 def evaluation_table(figures: Evaluation) -> Table:
-    """The classes that the model knows worst."""
+    """A table of the classes with the lowest accuracy."""
     table = Table()
     for header in ("class", "images", "top-1 %"):
         table.add_column(header, justify="left" if header == "class" else "right")

@@ -1,4 +1,4 @@
-"""Checkpoints that survive a crash, and stopping when a signal asks for it."""
+"""Checkpoints that survive a crash, and runs that save their state when a signal stops them."""
 
 import signal
 import threading
@@ -19,9 +19,10 @@ from localvit.training.classifier import Classifier
 from localvit.training.history import Epoch, History
 from localvit.weights.model_file import ModelDescription, save_model
 
-# Processes agree on stopping and saving so often; agreeing costs each of them a wait.
+# Processes agree on stopping and saving only this often, because they wait for each other to agree.
 _STEPS_BETWEEN_AGREEMENTS = 10
-# What an interruption may cost at the end of an epoch, so that short epochs are not spent on writing checkpoints.
+# A checkpoint at the end of an epoch must be worth this much training, so that short epochs do not spend their time
+# writing checkpoints.
 _SECONDS_WORTH_SAVING = 10.0
 
 
@@ -30,16 +31,16 @@ class CheckpointError(LocalViTError):
 
 
 class SaveState(Callback):
-    """Saves the state of a run every few minutes, before an epoch ends, after it, and when a signal asks to stop.
+    """Saves the state of a run every few minutes, at the end of an epoch, and when a signal asks it to stop.
 
-    A run can go on after any step but the last of an epoch, since Lightning would take the validation that follows for
-    done. So the state is saved one step earlier too, and a run that is stopped during validation repeats that step.
+    A run cannot resume after the last step of an epoch, because Lightning would skip the validation that follows. The
+    state is therefore also saved one step earlier, and a run that is stopped during validation repeats that step.
 
     Args:
-        path: of the checkpoint, which is replaced whole.
-        minutes: between checkpoints in an epoch.
-        on_epoch: called with the metrics of each epoch when they are safe.
-        history: has the metrics.
+        path: the checkpoint file, which is replaced atomically.
+        minutes: time between checkpoints within an epoch.
+        history: the metrics of the run.
+        on_epoch: called with the metrics of each epoch once they are saved.
     """
 
     def __init__(
@@ -59,13 +60,14 @@ class SaveState(Callback):
                     self.handlers[number] = signal.signal(number, self._stop)
 
     def give_signals_back(self) -> None:
-        """To whom they were before the run; Lightning would give them back to this callback."""
+        """Restore the handlers from before the run; Lightning would restore this callback's."""
         for number, handler in self.handlers.items():
             signal.signal(number, handler)
         self.handlers.clear()
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        # Asked twice: now. A cluster may send SIGTERM to a process and to its group, which is asking once.
+        # A second Ctrl-C stops at once. A second SIGTERM does not: a cluster may send one to the process and another
+        # to its group.
         if self.signal_number is not None and number == signal.SIGINT:
             raise Interrupted(number)
         self.signal_number = number
@@ -73,22 +75,18 @@ class SaveState(Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save where it is time, and stop where it was asked for."""
+        """Save if it is time, and stop if a signal came."""
         done, every = batch_idx + 1, trainer.accumulate_grad_batches
         batches = int(trainer.num_training_batches)
         if done % every and done < batches:
-            return  # gradients that wait for others are not part of a checkpoint
+            return  # checkpoints do not contain accumulated gradients
         last_to_save = (batches - 1) // every * every
         if trainer.world_size > 1 and done // every % _STEPS_BETWEEN_AGREEMENTS and done != last_to_save:
             return
-        stopping = self._agree(trainer, self.signal_number is not None)
-        if done == batches:
-            if stopping:
-                self._interrupt()
-            return
-        due = self.seconds if done != last_to_save else min(self.seconds, _SECONDS_WORTH_SAVING)
-        if self._agree(trainer, stopping or time.monotonic() - self.last_saved > due):
-            self._save(trainer)
+        stopping = self._stopping(trainer)
+        if done < batches:
+            enough = self.seconds if done != last_to_save else min(self.seconds, _SECONDS_WORTH_SAVING)
+            self._save_after(enough, trainer, stopping)
         if stopping:
             self._interrupt()
 
@@ -98,38 +96,38 @@ class SaveState(Callback):
             self._interrupt()
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Save the finished epoch, then tell of it."""
-        stopping = self._agree(trainer, self.signal_number is not None)
-        due = min(self.seconds, _SECONDS_WORTH_SAVING)
-        if self._agree(trainer, stopping or time.monotonic() - self.last_saved > due):
-            self._save(trainer)
+        """Save the finished epoch, then report it."""
+        stopping = self._stopping(trainer)
+        self._save_after(min(self.seconds, _SECONDS_WORTH_SAVING), trainer, stopping)
         if self.on_epoch is not None and trainer.is_global_zero:
             self.on_epoch(self.history.epochs[-1])
         if stopping:
             self._interrupt()
 
-    def _save(self, trainer: lightning.Trainer) -> None:
-        trainer.save_checkpoint(self.path, weights_only=False)
-        self.last_saved = time.monotonic()
+    def _stopping(self, trainer: lightning.Trainer) -> bool:
+        return _any_process(trainer, self.signal_number is not None)
+
+    def _save_after(self, seconds: float, trainer: lightning.Trainer, stopping: bool) -> None:
+        """Save if the last checkpoint is older than ``seconds``, or if the run is stopping."""
+        if _any_process(trainer, stopping or time.monotonic() - self.last_saved > seconds):
+            trainer.save_checkpoint(self.path, weights_only=False)
+            self.last_saved = time.monotonic()
 
     def _interrupt(self) -> None:
         raise Interrupted(self.signal_number or signal.SIGTERM)
 
-    @staticmethod
-    def _agree(trainer: lightning.Trainer, wanted: bool) -> bool:
-        """Whether any process wants it."""
-        if trainer.world_size == 1:
-            return wanted
-        agreed: bool = trainer.strategy.reduce_boolean_decision(wanted, all=False)
-        return agreed
+
+def _any_process(trainer: lightning.Trainer, wanted: bool) -> bool:
+    agreed: bool = trainer.strategy.reduce_boolean_decision(wanted, all=False)
+    return agreed
 
 
 class SaveBest(Callback):
-    """Keeps the weights of the best epoch by top-1 on the images held out: the model's own or their average.
+    """Saves the weights of the best epoch by top-1 on held-out images, whether the model's own or their average.
 
     Args:
-        path: of the file.
-        description: what else the file says.
+        path: the file.
+        description: the description of the model to store with the weights.
     """
 
     def __init__(self, path: Path, description: ModelDescription) -> None:
@@ -137,7 +135,7 @@ class SaveBest(Callback):
         self.best: dict[str, Any] = {}
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Compare the epoch's weights with the best so far."""
+        """Compare the weights of the epoch with the best so far."""
         assert isinstance(pl_module, Classifier)
         for name, model in pl_module.weights().items():
             top1 = pl_module.epoch_metrics["val_top1" if name == "model" else "ema_top1"]
@@ -147,35 +145,35 @@ class SaveBest(Callback):
                     save_model(model, self.description, self.path)
 
     def state_dict(self) -> dict[str, Any]:
-        """For Lightning's checkpoint."""
+        """The state for Lightning's checkpoint."""
         return self.best
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """From Lightning's checkpoint."""
+        """Restore the state from Lightning's checkpoint."""
         self.best = state_dict
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint whole or not at all, and reads none that could run code."""
+    """Writes checkpoints atomically, and refuses to read any that could run code."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Put ``checkpoint`` in place of ``path`` once all of it is on the disk."""
+        """Replace ``path`` once the whole checkpoint is on disk."""
         try:
             with replacing(Path(path)) as file:
                 torch.save(checkpoint, file)
         except (OSError, RuntimeError) as error:  # torch's own writer raises the latter on a full disk
             raise CheckpointError(
-                f"the checkpoint {path} cannot be written: {error}. The one before it is kept; make room, then the "
-                "same command goes on from it"
+                f"the checkpoint {path} cannot be written: {error}. The previous one is kept; free some space and run "
+                "the same command again to resume from it"
             ) from error
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """Tensors and plain containers; a file with other content, or a damaged one, raises ``CheckpointError``."""
+        """Load tensors and plain containers; a damaged file or other content raises ``CheckpointError``."""
         try:
             checkpoint: dict[str, Any] = torch.load(path, map_location=map_location or "cpu", weights_only=True)
         except Exception as error:
             raise CheckpointError(
-                f"{path} is damaged, or holds more than tensors and plain containers, which could run code: {error}. "
-                "Remove it to start the run anew, or choose another --output"
+                f"{path} is damaged, or contains more than tensors and plain containers, which could run code: "
+                f"{error}. Remove it to restart the run, or choose another --output"
             ) from error
         return checkpoint

@@ -1,4 +1,4 @@
-"""The training step of image classification, for Lightning's loop."""
+"""Training and validation steps of image classification, for Lightning's loop."""
 
 import math
 from typing import Any
@@ -28,18 +28,17 @@ from localvit.training.non_finite import NonFiniteLossError, layer_norms
 class Classifier(lightning.LightningModule):
     """A model that learns to classify images.
 
-    Whatever is drawn at random in a step follows from seed, epoch, step and process, so that a resumed run repeats
-    none of its past and draws the same future.
+    All random numbers of a step follow from seed, epoch, step and process, so that a resumed run draws the same ones.
 
     Args:
         model: images (B, C, H, W) to logits (B, num_classes).
         config: the run.
         num_classes: number of classes K.
-        teacher: to learn from beside the labels.
+        teacher: the teacher to learn from, if any.
 
     Attributes:
-        epoch_metrics: of the last epoch: ``train_loss``; of the images held out ``val_loss``, ``val_top1`` and
-            ``val_top5`` (percent); the same as ``ema_*`` for the averaged weights.
+        epoch_metrics: metrics of the last epoch: ``train_loss``; ``val_loss``, ``val_top1`` and ``val_top5`` (percent)
+            on held-out images; the same as ``ema_*`` for the averaged weights.
         broken_images: names of images that could not be read.
     """
 
@@ -68,21 +67,21 @@ class Classifier(lightning.LightningModule):
         self.ema_metrics = ClassificationMetrics(num_classes)
         self.epoch_metrics: dict[str, float] = {}
         self.broken_images: set[str] = set()
-        self.train()  # Lightning leaves modules in the modes it finds
+        self.train()  # Lightning keeps the mode of each module
 
     def train(self, mode: bool = True) -> "Classifier":
-        """Training mode, but for batch norms whose statistics are frozen."""
+        """Set training mode, except for frozen batch norms and the averaged weights."""
         super().train(mode)
         if self.config.training.freeze_batch_norm:
             for module in self.model.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):  # the base of all of them has no public name
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):  # their common base has no public name
                     module.eval()
         if self.averaged is not None:
             self.averaged.eval()
         return self
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Loss of a batch of pixels (B, C, H, W) and labels (B,)."""
+        """The loss on a batch of pixels (B, C, H, W) and labels (B,)."""
         self._seed(batch_idx)
         images_BCHW, targets = self.augment(batch.images_BCHW, batch.labels_B)
         images_BCHW = self._in_memory_format(images_BCHW)
@@ -100,7 +99,7 @@ class Classifier(lightning.LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count what the model, and its average, make of images held out."""
+        """Evaluate the model, and its average, on a batch of held-out images."""
         images_BCHW = self._in_memory_format(batch.images_BCHW)
         self.val_metrics.update(self.model(images_BCHW), batch.labels_B, batch.counted_B)
         if self.averaged is not None:
@@ -108,7 +107,7 @@ class Classifier(lightning.LightningModule):
         self.broken_images.update(batch.broken)
 
     def on_validation_epoch_end(self) -> None:
-        """Sum up the epoch over all processes: its training, which is over by now, and its validation."""
+        """Compute the metrics of the epoch over all processes; its training is complete by now."""
         self.epoch_metrics = {"train_loss": float(self.train_loss.compute())}
         self.epoch_metrics |= {f"val_{name}": value for name, value in self.val_metrics.totals().items()}
         if self.averaged is not None:
@@ -121,17 +120,17 @@ class Classifier(lightning.LightningModule):
             self.broken_images.update(*everywhere)
 
     def weights(self) -> dict[str, nn.Module]:
-        """The weights that are evaluated, by name: the ``model`` and its ``average``."""
+        """The models that are evaluated, by name: ``model``, and ``average`` if there is one."""
         return {"model": self.model} | ({} if self.averaged is None else {"average": self.averaged.module})
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Move the average after each step of the optimizer."""
+        """Update the average after each optimizer step."""
         super().optimizer_step(*args, **kwargs)
         if self.averaged is not None:
             self.averaged.update(self.model, step=self.global_step + 1 if self.config.training.ema_warmup else None)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Timm's optimizer, with weight decay where the recipe has it, and its cosine schedule counted in steps."""
+        """Create timm's optimizer and its cosine schedule, which is stepped per optimizer step."""
         training = self.config.training
         optimizer = create_optimizer_v2(
             self.model,
@@ -161,7 +160,7 @@ class Classifier(lightning.LightningModule):
         return data
 
     def learning_rate(self) -> float:
-        """The highest learning rate, for as many images as a step of the optimizer has over all processes."""
+        """The peak learning rate, scaled to the images of an optimizer step over all processes."""
         training = self.config.training
         if training.learning_rate_images is None:
             return training.learning_rate
@@ -169,7 +168,7 @@ class Classifier(lightning.LightningModule):
         return training.learning_rate * images / training.learning_rate_images
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        """Timm's schedulers are functions of the number of steps taken."""
+        """Step timm's scheduler, which is a function of the number of optimizer steps."""
         assert isinstance(scheduler, Scheduler)
         scheduler.step_update(num_updates=self.global_step)
 

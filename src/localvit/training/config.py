@@ -1,4 +1,4 @@
-"""What one training run is: model, data, recipe and seed, with nothing left to the environment."""
+"""The configuration of a training run: model, data, recipe and seed, with nothing left to the environment."""
 
 import dataclasses
 import hashlib
@@ -15,17 +15,17 @@ Precision = Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true"]
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The network: a model of timm or of the paper, and the locality put into it.
+    """The network: a model of timm or of the paper, and the locality added to it.
 
     Attributes:
         name: a model that ``timm.create_model`` knows.
-        arguments: what it is created with; image size, channels and classes follow from input and data.
-        pretrained: start from the weights that timm knows for it.
-        checkpoint: start from the weights of this file; head and position embedding may be of another size.
-        locality: the feed-forward network put into it; none for the model as it is.
-        layers: which layers get it: all, low, middle, high, or a list of such thirds and of indices.
-        other_layers: what the layers get that are not among those; none leaves them their own MLP.
-        mode: in place of the MLP (replace), or added to a trained one without changing its outputs (residual).
+        arguments: arguments of its constructor; image size, channels and classes follow from input and data.
+        pretrained: whether to start from timm's pretrained weights.
+        checkpoint: file of weights to start from; head and position embedding may differ in size.
+        locality: the locality feed-forward network. None keeps the model as it is.
+        layers: the layers that get it: all, low, middle, high, or a list of such thirds and of indices.
+        other_layers: the locality feed-forward network of all other layers. None keeps their MLPs.
+        mode: replace the MLP (replace), or add locality to a trained one without changing its outputs (residual).
     """
 
     name: str = "localvit_tiny_patch16_224"
@@ -39,36 +39,38 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if self.pretrained and self.checkpoint is not None:
-            raise ValueError("pretrained and checkpoint are both given; weights can come from one of them")
+            raise ValueError("pretrained and checkpoint are both given; choose one source of weights")
         if self.other_layers is not None and self.locality is None:
-            raise ValueError("other_layers is given and locality is not; layers other than which?")
+            raise ValueError("other_layers is given and locality is not; give locality too")
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """The recipe, after DeiT; the defaults are the published one.
+    """The training recipe, following DeiT; the defaults are the published one.
 
     Attributes:
-        epochs: passes over the training images, warm-up included.
-        cooldown_epochs: passes after those, at the smallest learning rate.
-        batch_size: images a step and process.
-        accumulate: steps whose gradients are summed before the optimizer takes one.
+        epochs: passes over the training images, including warm-up.
+        cooldown_epochs: further passes at the minimum learning rate.
+        batch_size: images per step and process.
+        accumulate: number of batches whose gradients are accumulated for one optimizer step.
         optimizer: a name that ``timm.optim.create_optimizer_v2`` knows.
-        optimizer_arguments: further arguments of it, such as betas.
-        learning_rate: at its highest, after the warm-up.
-        learning_rate_images: images of an optimizer step that learning_rate is meant for; it is scaled in proportion to
-            those there are, over all processes. None to take it as it is.
-        weight_decay: on weight matrices and convolutions; biases, norms, class token and position embedding have none.
-        layer_decay: factor of the learning rate from each layer to the one below, for fine-tuning; none for none.
+        optimizer_arguments: further arguments of the optimizer, such as betas.
+        learning_rate: peak learning rate, after warm-up.
+        learning_rate_images: images per optimizer step that learning_rate is meant for; it scales linearly with the
+            actual number over all processes. None for no scaling.
+        weight_decay: decay of weight matrices and convolutions; biases, norms, class token and position embedding have
+            none.
+        layer_decay: factor of the learning rate from each layer to the one below, for fine-tuning. None for no decay.
         warmup_epochs: epochs over which the learning rate rises from warmup_learning_rate.
-        warmup_learning_rate: at the first step.
-        min_learning_rate: at the end of the cosine.
-        label_smoothing: probability taken from the true class and spread over all classes.
-        gradient_clip: largest norm of the gradient of a step; 0 leaves it alone.
-        ema_decay: of an exponential moving average of the weights, which is evaluated and kept beside them; 0 for none.
-        ema_warmup: let the decay of the average rise to ema_decay, for runs of few steps.
-        freeze_batch_norm: leave the statistics of batch norms as the checkpoint has them.
-        checkpoint_minutes: how much an interruption may cost at most, beside the end of each epoch.
+        warmup_learning_rate: learning rate of the first step.
+        min_learning_rate: learning rate at the end of the cosine.
+        label_smoothing: probability moved from the true class to all classes.
+        gradient_clip: maximum norm of the gradient. 0 disables clipping.
+        ema_decay: decay of an exponential moving average of the weights, which is evaluated and saved too. 0 disables
+            it.
+        ema_warmup: whether the decay of the average rises to ema_decay, for short runs.
+        freeze_batch_norm: whether batch norms keep the statistics of the checkpoint.
+        checkpoint_minutes: most training time that an interruption within an epoch may cost.
     """
 
     epochs: int = 300
@@ -108,24 +110,24 @@ class TrainingConfig:
         if self.warmup_epochs >= self.epochs:
             raise ValueError(
                 f"warmup_epochs is {self.warmup_epochs} of {self.epochs} epochs; "
-                "it must be fewer, so that training reaches its learning rate"
+                "it must be fewer, so that training reaches its peak learning rate"
             )
 
     @property
     def total_epochs(self) -> int:
-        """Passes over the training images in all."""
+        """Passes over the training images, including the cool-down."""
         return self.epochs + self.cooldown_epochs
 
 
 @dataclass(frozen=True)
 class DistillationConfig:
-    """Learning from a teacher's answers beside the labels (DeiT, arXiv 2012.12877, section 4).
+    """Distillation from a teacher (DeiT, arXiv 2012.12877, section 4).
 
     Attributes:
         teacher: a model that ``timm.create_model`` knows.
-        checkpoint: the teacher's weights; those that timm knows for it by default.
-        kind: from the teacher's probabilities (soft) or from its first choice (hard).
-        weight: alpha, the share of the teacher in the loss.
+        checkpoint: file of the teacher's weights. Defaults to timm's pretrained weights.
+        kind: learn from the teacher's probabilities (soft) or from its top class (hard).
+        weight: alpha, the weight of the teacher in the loss.
         temperature: tau, which softens both distributions.
     """
 
@@ -137,25 +139,25 @@ class DistillationConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.weight <= 1:
-            raise ValueError(f"weight is {self.weight}; it must lie in 0 to 1")
+            raise ValueError(f"weight is {self.weight}; it must be between 0 and 1")
         require("temperature", self.temperature, above=0)
 
 
 @dataclass(frozen=True)
 class HardwareConfig:
-    """What a run is computed on. Under torchrun or SLURM the processes are theirs.
+    """The hardware of a run. Under torchrun or SLURM, those decide on the processes.
 
     Attributes:
-        accelerator: cpu, cuda, mps, or auto for the best there is.
-        devices: of it, a number or auto: all GPUs, or one process on a CPU.
-        precision: as Lightning names it.
-        compile: compile the model with ``torch.compile``.
-        fused_attention: attention as one operation of PyTorch. Its backward pass on CPUs is slow: in bf16-mixed, false
-            trains a small transformer there about twice as fast (``benchmarks/attention.py``).
-        channels_last: keep images and weights of convolutions channels-last.
-        sync_batch_norm: share the statistics of batch norms between GPUs.
-        workers: processes that read images, for each training process; as many as cores allow, up to 8, by default.
-        threads: of the CPU, for one process; all by default. Sums change with it in the last digits.
+        accelerator: cpu, cuda, mps, or auto for the best available.
+        devices: number of devices, or auto: all GPUs, or one process on a CPU.
+        precision: floating-point precision, in Lightning's terms.
+        compile: whether to compile the model with ``torch.compile``.
+        fused_attention: whether attention is a single PyTorch operation. Its backward pass is slow on CPUs: in
+            bf16-mixed, false trains a small transformer about twice as fast there (``benchmarks/attention.py``).
+        channels_last: whether images and convolution weights are stored channels-last.
+        sync_batch_norm: whether GPUs share batch-norm statistics.
+        workers: data-loading processes per training process. Defaults to as many as the cores allow, up to 8.
+        threads: CPU threads per process. Defaults to all. It affects the last digits of sums.
     """
 
     accelerator: str = "auto"
@@ -178,12 +180,12 @@ class HardwareConfig:
 
 @dataclass(frozen=True)
 class LoggingConfig:
-    """Where the metrics go beside ``metrics.csv``.
+    """Where metrics are logged in addition to ``metrics.csv``.
 
     Attributes:
-        tensorboard: event files in the run's folder.
-        wandb_project: a project of Weights & Biases (``pip install localvit[wandb]``); none for none.
-        every_steps: how often the loss of a step is logged there.
+        tensorboard: whether to write TensorBoard event files into the folder of the run.
+        wandb_project: project of Weights & Biases (``pip install localvit[wandb]``). None disables it.
+        every_steps: number of steps between logged training losses.
     """
 
     tensorboard: bool = True
@@ -193,18 +195,18 @@ class LoggingConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One training run, complete: on the same hardware the same configuration gives the same weights.
+    """A complete training run: on the same hardware, the same configuration gives the same weights.
 
     Attributes:
         model: the network.
         data: the images.
-        input: what the network is shown of them.
-        augmentation: what training does to them.
+        input: how images are preprocessed.
+        augmentation: the augmentation of training images.
         training: the recipe.
-        distillation: a teacher; none for labels alone.
-        hardware: what it is computed on.
-        logging: where its metrics go.
-        seed: of the initial weights, the order of the images, their augmentation and stochastic depth.
+        distillation: the teacher. None to learn from labels only.
+        hardware: the hardware.
+        logging: where metrics are logged.
+        seed: seed of initial weights, image order, augmentation and stochastic depth.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -221,14 +223,14 @@ class RunConfig:
         if self.augmentation.mixes and self.training.batch_size % 2:
             raise ValueError(
                 f"batch_size is {self.training.batch_size}; mixup and cutmix pair images, so it must be even "
-                "(or switch them off with augmentation.mixup and augmentation.cutmix 0)"
+                "(augmentation.mixup 0 and augmentation.cutmix 0 disable them)"
             )
 
     def key(self) -> str:
-        """Short hash of the whole configuration; a run folder carries it in its name."""
+        """A short hash of the whole configuration, which the name of a run folder ends with."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:10]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dicts, lists and scalars: the form of a recipe file."""
+        """Plain dicts, lists and scalars, as in a recipe file."""
         plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
         return plain

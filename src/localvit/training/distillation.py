@@ -1,4 +1,4 @@
-"""Learning from a teacher's answers beside the labels."""
+"""Distillation: learning from a teacher in addition to the labels."""
 
 from typing import Any
 
@@ -14,14 +14,14 @@ from localvit.weights.model_file import read_description
 
 
 class Teacher:
-    """A trained model whose answers a student learns from (DeiT, arXiv 2012.12877, equations 2 and 3).
+    """A trained model that a student learns from (DeiT, arXiv 2012.12877, equations 2 and 3).
 
-    It is no module, so that its weights are neither trained nor kept in the student's checkpoints.
+    It is not a module, so that its weights are neither trained nor saved in the student's checkpoints.
 
     Args:
-        config: which model, and how it teaches.
-        num_classes: K, as many as the student's.
-        shown: how the student's images are normalised.
+        config: the teacher, and the kind of distillation.
+        num_classes: number of classes K of the student.
+        shown: preprocessing of the student's images.
 
     Raises:
         ValueError: for a name that timm does not know, or weights that do not fit.
@@ -45,13 +45,13 @@ class Teacher:
         self._shift_C11 = (student_mean - _per_channel(mean, shown)) / _per_channel(std, shown)
 
     def mix(self, loss: Tensor, logits_BK: Tensor, images_BCHW: Tensor) -> Tensor:
-        """The student's ``loss`` on labels and its distance from the teacher, weighted."""
+        """The weighted sum of the student's ``loss`` on labels and its distance from the teacher."""
         weight = self.config.weight
         return (1 - weight) * loss + weight * self.distance(logits_BK, self.answers(images_BCHW))
 
     @torch.no_grad()
     def answers(self, images_BCHW: Tensor) -> Tensor:
-        """Logits (B, K) for images that are normalised for the student."""
+        """The teacher's logits (B, K) for images normalized for the student."""
         if self._scale_C11.device != images_BCHW.device or self._scale_C11.dtype != images_BCHW.dtype:
             self.model.to(images_BCHW.device, images_BCHW.dtype)
             self._scale_C11, self._shift_C11 = self._scale_C11.to(images_BCHW), self._shift_C11.to(images_BCHW)
@@ -59,7 +59,7 @@ class Teacher:
         return answers_BK
 
     def distance(self, logits_BK: Tensor, answers_BK: Tensor) -> Tensor:
-        """Of a student's logits from a teacher's."""
+        """The distance of the student's logits from the teacher's."""
         if self.config.kind == "hard":
             return F.cross_entropy(logits_BK, answers_BK.argmax(dim=-1))
         temperature = self.config.temperature
@@ -73,7 +73,7 @@ class Teacher:
 
 
 def _per_channel(values: tuple[float, ...], shown: InputConfig) -> Tensor:
-    """Of each channel (C, 1, 1); grey has the mean of the colours, as the first convolution has their sum."""
+    """One value per channel (C, 1, 1); gray gets the mean of the colors, as its first convolution is their sum."""
     if len(values) != shown.channels:
         values = (sum(values) / len(values),)
     return torch.tensor(values).view(-1, 1, 1)

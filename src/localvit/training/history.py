@@ -1,4 +1,4 @@
-"""What a run keeps of its course."""
+"""The metrics and the timing of a run, epoch by epoch."""
 
 import time
 from pathlib import Path
@@ -15,15 +15,43 @@ from localvit.training.classifier import Classifier
 Epoch = dict[str, float]
 
 
-class History(Callback):
-    """Keeps the metrics of every epoch, in the checkpoint too, and writes them as CSV.
+class Clock:
+    """Times the training steps of an epoch, from the moment it is created.
 
     Attributes:
-        epochs: what follows from the configuration.
-        timing: seconds, images a second, and the share of the time spent waiting for images.
+        start: when it was created, by ``time.perf_counter``.
+    """
+
+    def __init__(self, trainer: lightning.Trainer) -> None:
+        loader = trainer.train_dataloader
+        assert isinstance(loader, TrainingLoader)
+        self.loader, self.world_size = loader, trainer.world_size
+        self.start, self._waited = time.perf_counter(), loader.seconds_waited
+
+    def read(self, batches: int) -> Epoch:
+        """Seconds so far, images per second, and the share of the time spent waiting for images.
+
+        Args:
+            batches: of the epoch that are done, including those of an interrupted run.
+        """
+        seconds = time.perf_counter() - self.start
+        images = (batches - self.loader.first_batch) * self.loader.images_a_batch * self.world_size
+        return {
+            "seconds": seconds,
+            "images_per_second": images / seconds,
+            "waited_for_data": (self.loader.seconds_waited - self._waited) / seconds,
+        }
+
+
+class History(Callback):
+    """Records the metrics of every epoch, in checkpoints too, and writes them as CSV.
+
+    Attributes:
+        epochs: metrics, which follow from the configuration.
+        timing: seconds, images per second, and share of the time spent waiting for images.
 
     Args:
-        table: the CSV file, which is written anew each epoch.
+        table: the CSV file, rewritten after each epoch.
     """
 
     def __init__(self, table: Path) -> None:
@@ -32,27 +60,17 @@ class History(Callback):
         self.timing: list[Epoch] = []
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Start the clock, also in the middle of an epoch, which Lightning does not announce as its start."""
-        loader = trainer.train_dataloader
-        assert isinstance(loader, TrainingLoader)
-        self._start, self._waited = time.perf_counter(), loader.seconds_waited
+        """Start the clock. A run that resumes within an epoch gets no call of ``on_train_epoch_start``."""
+        self._clock = Clock(trainer)
 
     on_train_epoch_start = on_train_start
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Stop it: validation is no training."""
-        loader = trainer.train_dataloader
-        assert isinstance(loader, TrainingLoader)
-        seconds = time.perf_counter() - self._start
-        images = (len(loader) - loader.first_batch) * loader.images_a_batch * trainer.world_size
-        self._timing = {
-            "seconds": seconds,
-            "images_per_second": images / seconds,
-            "waited_for_data": (loader.seconds_waited - self._waited) / seconds,
-        }
+        """Read the clock before validation, which does not count as training."""
+        self._timing = self._clock.read(int(trainer.num_training_batches))
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Lightning has validated by now, so the metrics of both parts are there."""
+        """Record the epoch; Lightning has validated by now."""
         assert isinstance(pl_module, Classifier)
         self.epochs.append({"epoch": trainer.current_epoch + 1, **pl_module.epoch_metrics})
         self.timing.append({"epoch": trainer.current_epoch + 1, **self._timing})
@@ -61,9 +79,9 @@ class History(Callback):
             write_text(self.table, frame.to_csv(index=False))
 
     def state_dict(self) -> dict[str, Any]:
-        """For Lightning's checkpoint."""
+        """The state for Lightning's checkpoint."""
         return {"epochs": self.epochs, "timing": self.timing}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """From Lightning's checkpoint."""
+        """Restore the state from Lightning's checkpoint."""
         self.epochs, self.timing = state_dict["epochs"], state_dict["timing"]

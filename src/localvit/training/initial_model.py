@@ -1,4 +1,4 @@
-"""The network that a run starts from: created, given weights, localized."""
+"""The initial model of a run: created, loaded and localized."""
 
 import contextlib
 import math
@@ -21,18 +21,16 @@ from localvit.weights.model_file import create_model
 
 
 def build_model(config: ModelConfig, shown: InputConfig, *, num_classes: int) -> nn.Module:
-    """The model of a run; from the same seed, the weights it shares with the model that is not localized are equal.
-
-    They are, because that model is built first and drawn from the seed, then localized.
+    """The initial model of a run; the model without locality is built first, then localized.
 
     Args:
-        config: which model, with which weights and locality.
+        config: model, weights and locality.
         shown: image size and channels.
-        num_classes: of its head.
+        num_classes: number of classes of its head.
 
     Raises:
         ValueError: for a model that timm does not know, weights that do not fit, or locality that cannot be placed.
-        FileNotFoundError: where there is no such checkpoint.
+        FileNotFoundError: if the checkpoint does not exist.
     """
     require_known(config.name)
     model = create_model(config.name, shown, num_classes=num_classes, pretrained=config.pretrained, **config.arguments)
@@ -60,7 +58,7 @@ def build_model(config: ModelConfig, shown: InputConfig, *, num_classes: int) ->
 
 @contextlib.contextmanager
 def attention(*, fused: bool) -> Iterator[None]:
-    """Models of timm that are made inside compute attention in one operation where ``fused``, else step by step."""
+    """A context in which timm builds models with fused attention, or without."""
     before, experimental = use_fused_attn(), use_fused_attn(experimental=True)
     set_fused_attn(before and fused, experimental)
     try:
@@ -70,13 +68,13 @@ def attention(*, fused: bool) -> Iterator[None]:
 
 
 def start_from(model: nn.Module, path: Path) -> None:
-    """Load a checkpoint for fine-tuning: all but the head may have to fit, which is new where the classes differ.
+    """Load a checkpoint for fine-tuning, adapted to the model the way timm does it.
 
-    Position embeddings and tables of relative positions are resized (bicubically), and the first convolution is adapted
-    from three channels to others, as timm does.
+    A head for other classes stays fresh, position embeddings and tables of relative positions are resized (bicubic),
+    and the first convolution is adapted from three channels to others.
 
     Raises:
-        ValueError: where anything else does not fit; the message lists what.
+        ValueError: if anything else does not fit; the message lists keys and shapes.
     """
     ours = model.state_dict()
     state_dict = from_official(read_state_dict(path), model)

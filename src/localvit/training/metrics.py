@@ -1,4 +1,4 @@
-"""Metrics that count each image once, over all processes."""
+"""Classification metrics that count each image once, over all processes."""
 
 import torch
 from torch import Tensor, nn
@@ -10,10 +10,10 @@ SUM_TYPE = torch.float32 if torch.backends.mps.is_available() else torch.float64
 
 
 class ClassificationMetrics(nn.Module):
-    """Top-1, top-5 (percent) and cross-entropy.
+    """Top-1 and top-5 accuracy (percent), and cross-entropy.
 
     Args:
-        num_classes: number of classes K; with fewer than five, top-5 means top-K.
+        num_classes: number of classes K; below five, top-5 means top-K.
     """
 
     def __init__(self, num_classes: int) -> None:

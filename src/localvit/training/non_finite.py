@@ -1,5 +1,6 @@
-"""What is known about a step whose loss is infinite or not a number."""
+"""What to report when the loss of a step is infinite or NaN."""
 
+import contextlib
 import json
 import math
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from localvit.system.errors import LocalViTError
 from localvit.system.files import write_text
@@ -15,31 +17,30 @@ REPORT = "non_finite_loss.json"
 
 
 class NonFiniteLossError(LocalViTError):
-    """The loss of a step is infinite or not a number.
+    """The loss of a step is infinite or NaN.
 
     Args:
-        epoch: from 0.
-        batch: from 0, in the epoch.
+        epoch: counted from 0.
+        batch: counted from 0 within the epoch.
         indices: of the images of the batch in their source.
-        layers: see :func:`layer_norms`.
+        layers: the result of :func:`layer_norms`.
     """
 
     def __init__(self, epoch: int, batch: int, indices: list[int], layers: list[dict[str, Any]]) -> None:
         super().__init__(f"the loss is not finite in epoch {epoch + 1}, step {batch + 1}")
-        self.epoch, self.batch, self.indices, self.layers = epoch, batch, indices, layers
+        self.report = {"epoch": epoch + 1, "step": batch + 1, "image_indices": indices, "layers": layers}
 
     def write(self, folder: Path) -> Path:
-        """Write what is known into a run's folder, and return the file's path."""
+        """Write the report into the folder of the run, and return its path."""
         path = folder / REPORT
-        found = {"epoch": self.epoch + 1, "step": self.batch + 1, "image_indices": self.indices, "layers": self.layers}
-        write_text(path, json.dumps(found, indent=1))
+        write_text(path, json.dumps(self.report, indent=1))
         return path
 
 
 def layer_norms(model: nn.Module, images_BCHW: Tensor) -> list[dict[str, Any]]:
-    """Norm of the weights, of the gradients at hand and of the output of every layer, in the order they are computed.
+    """Norms of the weights, the current gradients and the output of every layer, in order of execution.
 
-    Numbers that are not finite are written as text (``"nan"``, ``"inf"``), which JSON can hold.
+    Non-finite norms are strings (``"nan"``, ``"inf"``), which JSON can represent. The model stays as it is.
     """
     layers: list[dict[str, Any]] = []
 
@@ -58,17 +59,12 @@ def layer_norms(model: nn.Module, images_BCHW: Tensor) -> list[dict[str, Any]]:
 
         return hook
 
-    leaves = [(name, module) for name, module in model.named_modules() if not any(module.children())]
-    handles = [module.register_forward_hook(note(name)) for name, module in leaves]
-    statistics = {name: value.clone() for name, value in model.named_buffers()}
-    try:
-        with torch.no_grad():
-            model(images_BCHW)
-    finally:
-        for handle in handles:
-            handle.remove()
-        for name, value in model.named_buffers():
-            value.copy_(statistics[name])
+    statistics = {name: value.clone() for name, value in model.named_buffers()}  # batch norms update these copies
+    with torch.no_grad(), contextlib.ExitStack() as hooks:
+        for name, module in model.named_modules():
+            if not any(module.children()):
+                hooks.callback(module.register_forward_hook(note(name)).remove)
+        functional_call(model, statistics, images_BCHW)
     return layers
 
 

@@ -1,4 +1,4 @@
-"""A run's configuration from plain values, such as a recipe file has, with some of them set anew."""
+"""Builds the configuration of a run from plain values, such as those of a recipe file, and changes fields of it."""
 
 import copy
 import functools
@@ -14,20 +14,18 @@ Overrides = Mapping[str, Any]
 
 
 def with_overrides(config: RunConfig, overrides: Overrides) -> RunConfig:
-    """``config`` with other values: ``{"model.locality.kernel_size": 5}`` sets that field and leaves its neighbours.
+    """A copy of ``config`` with other values: ``{"model.locality.kernel_size": 5}`` sets only that field.
 
     Args:
-        config: the configuration, which stays as it is.
-        overrides: dotted names of fields to values, each of which takes the place of all that was there. They are set
-            in their order.
+        config: the configuration, which is left unchanged.
+        overrides: dotted field names and their values, applied in order. A value replaces the whole previous one.
 
     Raises:
-        ValueError: for a field that a run has not, with the nearest that it has, or a value that it cannot have.
+        ValueError: for an unknown field, with the nearest known one, or an invalid value.
     """
     names = list(field_names(RunConfig))
     for name in overrides:
-        free_form = any(name.startswith(f"{field}.") for field in ("model.arguments", "training.optimizer_arguments"))
-        if name not in names and not free_form:
+        if name not in names and not name.startswith(("model.arguments.", "training.optimizer_arguments.")):
             raise ValueError(f"a run has no field {name}.{did_you_mean(name, names)}")
     values = config.to_dict()
     set_values(values, overrides)
@@ -47,10 +45,10 @@ def set_values(values: dict[str, Any], overrides: Overrides) -> None:
 
 
 def run_config(values: Mapping[str, Any]) -> RunConfig:
-    """The configuration that nested ``values`` describe; what they leave out is the default.
+    """The configuration that nested ``values`` describe; missing fields get their defaults.
 
     Raises:
-        ValueError: for a field that a run has not, or a value that it cannot have.
+        ValueError: for an unknown field or an invalid value.
     """
     parser = _parser()
     try:

@@ -1,4 +1,4 @@
-"""Progress of training and evaluation on the terminal: rate, time left, loss, accuracy, and time spent on loading."""
+"""Progress of training and evaluation on the terminal."""
 
 import time
 from typing import Any
@@ -7,9 +7,9 @@ import lightning.pytorch as lightning
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 
-from localvit.data.module import TrainingLoader
 from localvit.system.progress import progress_bar
 from localvit.training.classifier import Classifier
+from localvit.training.history import Clock
 
 _SECONDS_BETWEEN_UPDATES = 0.5
 _SECONDS_BETWEEN_LINES = 60.0  # without a terminal to draw a bar in
@@ -34,7 +34,7 @@ class TerminalProgress(Callback):
         train, val = pl_module.data.train, pl_module.data.val
         assert train is not None
         self.on_train_epoch_start(trainer, pl_module)
-        self.printed = self.start
+        self.printed = self.clock.start
         self._print(
             f"{len(train.labels_M):,} training images, {len(val.labels_M):,} held out; "
             f"{trainer.world_size} process(es), {_batches(trainer):,} steps per epoch"
@@ -44,32 +44,30 @@ class TerminalProgress(Callback):
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Start timing an epoch."""
-        self.start = self.updated = time.perf_counter()
-        self.waited = _loader(trainer).seconds_waited
+        self.clock = Clock(trainer)
+        self.updated = self.clock.start
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Advance the bar, at most twice per second."""
-        if not trainer.is_global_zero or time.perf_counter() - self.updated < _SECONDS_BETWEEN_UPDATES:
+        now = time.perf_counter()
+        if not trainer.is_global_zero or now - self.updated < _SECONDS_BETWEEN_UPDATES:
             return
-        self.updated = time.perf_counter()
-        seconds = self.updated - self.start
-        loader = _loader(trainer)
-        images = (batch_idx + 1 - loader.first_batch) * loader.images_a_batch * trainer.world_size
+        self.updated = now
         assert isinstance(pl_module, Classifier)
-        top1 = pl_module.epoch_metrics.get("val_top1")
+        timing, top1 = self.clock.read(batch_idx + 1), pl_module.epoch_metrics.get("val_top1")
         figures = [
-            f"{images / seconds:,.0f} images/s",
+            f"{timing['images_per_second']:,.0f} images/s",
             f"loss {float(outputs['loss']) * trainer.accumulate_grad_batches:.3f}",
             *([] if top1 is None else [f"top-1 {top1:.2f} %"]),
-            f"data wait {100 * (loader.seconds_waited - self.waited) / seconds:.0f} %",
+            f"data wait {100 * timing['waited_for_data']:.0f} %",
         ]
         epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
         done = trainer.current_epoch * _batches(trainer) + batch_idx + 1
         self.progress.update(self.task, completed=done, description=epoch, figures=", ".join(figures))
-        if not self.console.is_terminal and self.updated - self.printed > _SECONDS_BETWEEN_LINES:
-            self.printed = self.updated
+        if not self.console.is_terminal and now - self.printed > _SECONDS_BETWEEN_LINES:
+            self.printed = now
             self._print(f"{epoch}, step {batch_idx + 1:,}/{_batches(trainer):,}: {', '.join(figures)}")
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -83,19 +81,17 @@ class TerminalProgress(Callback):
         self._print(
             f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}: train loss {metrics['train_loss']:.4f}, "
             f"val loss {metrics['val_loss']:.4f}, top-1 {metrics['val_top1']:.2f} %{average}, "
-            f"{time.perf_counter() - self.start:.1f} s"
+            f"{time.perf_counter() - self.clock.start:.1f} s"
         )
 
     def _print(self, line: str) -> None:
         self.progress.console.print(line, highlight=False, soft_wrap=True)
 
-    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_end(self, *args: Any) -> None:
         """Restore the terminal."""
         self.progress.stop()
 
-    def on_exception(self, *args: Any) -> None:
-        """Restore the terminal."""
-        self.progress.stop()
+    on_exception = on_train_end
 
 
 class EvaluationProgress(Callback):
@@ -106,13 +102,13 @@ class EvaluationProgress(Callback):
     """
 
     def __init__(self, console: Console) -> None:
-        self.progress = progress_bar(console)
+        self.progress = progress_bar(console, "images")
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Draw the bar."""
         if trainer.is_global_zero:
-            self.start, self.images = time.perf_counter(), 0
-            self.task = self.progress.add_task("evaluating", total=sum(trainer.num_val_batches), figures="")
+            loader: Any = trainer.val_dataloaders
+            self.task = self.progress.add_task("evaluating", total=len(loader.sampler) * trainer.world_size)
             self.progress.start()
 
     def on_validation_batch_end(
@@ -120,24 +116,14 @@ class EvaluationProgress(Callback):
     ) -> None:
         """Advance the bar."""
         if trainer.is_global_zero:
-            self.images += len(batch.labels_B) * trainer.world_size
-            rate = self.images / (time.perf_counter() - self.start)
-            self.progress.update(self.task, advance=1, figures=f"{rate:,.0f} images/s")
+            self.progress.update(self.task, advance=len(batch.labels_B) * trainer.world_size)
 
-    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_validation_end(self, *args: Any) -> None:
         """Restore the terminal."""
         self.progress.stop()
 
-    def on_exception(self, *args: Any) -> None:
-        """Restore the terminal."""
-        self.progress.stop()
+    on_exception = on_validation_end
 
 
 def _batches(trainer: lightning.Trainer) -> int:
     return int(trainer.num_training_batches)
-
-
-def _loader(trainer: lightning.Trainer) -> TrainingLoader:
-    loader = trainer.train_dataloader
-    assert isinstance(loader, TrainingLoader)
-    return loader

@@ -1,5 +1,6 @@
-"""What a run was, for whoever opens its folder years later."""
+"""The record of where the numbers of a run come from, for whoever opens its folder years later."""
 
+import contextlib
 import json
 import platform
 import shlex
@@ -19,7 +20,7 @@ _PACKAGES = ("localvit", "torch", "torchvision", "timm", "lightning", "numpy", "
 
 
 def note_start(folder: Path, *, seed: int, world_size: int) -> None:
-    """Add to a run's record that it was started, or went on, now: command, versions, state of the code, machine."""
+    """Record that a run starts or resumes now: command, versions, state of the code and machine."""
     path = folder / RECORD
     starts: list[dict[str, Any]] = json.loads(path.read_text())["starts"] if path.exists() else []
     starts.append(
@@ -42,25 +43,22 @@ def note_start(folder: Path, *, seed: int, world_size: int) -> None:
 
 
 def command_line() -> str:
-    """The command that started this process, as one would type it."""
+    """The command that started this process, as typed in a shell."""
     name = Path(sys.argv[0]).name
     return shlex.join(["localvit" if name == "__main__.py" else name, *sys.argv[1:]])
 
 
 def versions() -> dict[str, str | None]:
-    """Of Python and of the packages that numbers depend on; none for one that is not installed."""
-    return {name: _version(name) for name in _PACKAGES} | {"python": platform.python_version()}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+    """Versions of Python and of the packages that affect results; None for a package that is not installed."""
+    found: dict[str, str | None] = {**dict.fromkeys(_PACKAGES), "python": platform.python_version()}
+    for name in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def git_state() -> dict[str, Any] | None:
-    """Commit and changed files of this project's checkout; none where it was installed without one."""
+    """Commit and changed files of this project's checkout; None if it was installed without one."""
     folder = Path(__file__).parent
 
     def git(*arguments: str) -> str:

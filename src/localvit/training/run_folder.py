@@ -1,9 +1,9 @@
-"""One recipe in, one run folder out; the same call again resumes it, or returns what it gave.
+"""Trains a recipe in a run folder; the same call again resumes an interrupted run or returns the finished result.
 
-A run folder holds ``config.yaml`` (all that decides the result; a recipe itself), ``record.json`` (what was started
-when, with which versions), ``metrics.csv``, ``last.ckpt`` while training, ``best.safetensors``, and once finished
-``last.safetensors`` and ``result.json``. The files replace each other whole, so a crash at any moment costs no more
-than what the recipe says.
+A run folder contains ``config.yaml`` (all that determines the result; itself a recipe), ``record.json`` (when the run
+was started, with which versions), ``metrics.csv``, ``last.ckpt`` while training, ``best.safetensors``, and in the end
+``last.safetensors`` and ``result.json``. Every file is replaced atomically, so a crash at any moment costs no more than
+the recipe allows.
 """
 
 import contextlib
@@ -44,15 +44,15 @@ _SECONDS_FOR_LOCK = 20
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a finished run gave.
+    """The result of a finished run.
 
     Attributes:
-        parameters: of the model.
-        macs: multiply-accumulates of one image.
-        epochs: the metrics of each epoch; accuracies in percent.
-        best: epoch, weights (model, or their average) and top-1 of the best epoch.
-        broken_images: how many images could not be read.
-        timing: of each epoch: seconds, images a second and the share of time spent waiting for data.
+        parameters: number of parameters of the model.
+        macs: multiply-accumulates per image.
+        epochs: metrics of each epoch; accuracies in percent.
+        best: epoch, weights (model or average) and top-1 of the best epoch.
+        broken_images: number of images that could not be read.
+        timing: seconds, images per second and share of time spent waiting for data, for each epoch.
     """
 
     parameters: int
@@ -64,12 +64,12 @@ class RunResult:
 
     @property
     def accuracy(self) -> float:
-        """Of the images held out in percent, after the last epoch: no epoch is chosen by looking at them."""
+        """Top-1 on held-out images in percent after the last epoch; no epoch is selected by it."""
         return self.epochs[-1]["val_top1"]
 
 
 def read_result(folder: Path) -> RunResult | None:
-    """The result in a run folder, or None where the run has not finished."""
+    """The result in a run folder; None if the run has not finished."""
     path = folder / RESULT
     return RunResult(**json.loads(path.read_text())) if path.exists() else None
 
@@ -81,49 +81,43 @@ def run(
     on_epoch: Callable[[Epoch], None] | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> RunResult:
-    """Train one model, from where it was interrupted if it was.
+    """Train a model, resuming an interrupted run.
 
     Args:
         config: the run.
-        folder: its own folder, made where there is none.
-        on_epoch: told the metrics of each epoch once they are saved.
-        callbacks: further ones of Lightning, such as progress.
+        folder: the folder of the run, created if needed.
+        on_epoch: called with the metrics of each epoch once they are saved.
+        callbacks: further Lightning callbacks, such as progress.
 
     Returns:
-        The result, which is in the folder too.
+        The result, which is also in the folder.
 
     Raises:
-        LocalViTError: for data, settings or a machine that the run cannot go on with; nothing saved is lost.
-        Interrupted: after SIGTERM or SIGINT, when the state is saved.
+        LocalViTError: if the run cannot continue with the data, the settings or the machine; saved state is kept.
+        Interrupted: after SIGTERM or SIGINT, once the state is saved.
         ValueError: for a model or checkpoint that does not fit the settings.
     """
     with _only_process_in(folder):
-        result = read_result(folder)
         _require_same(config, folder)
-        if result is None:
-            result = _train(config, folder, on_epoch, callbacks)
-        return result
+        return read_result(folder) or _train(config, folder, on_epoch, callbacks)
 
 
 @contextlib.contextmanager
 def _only_process_in(folder: Path) -> Iterator[None]:
-    """The first process of a run holds its folder; the others are its own."""
+    """Lock the folder for the first process of a run; the run's other processes share it."""
     if not is_first_process():
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        # An interrupted process may need a moment until the system has ended it.
-        lock = FileLock(folder / ".lock", timeout=_SECONDS_FOR_LOCK)
-        lock.acquire()
+        # An interrupted process may take a moment to end.
+        lock = FileLock(folder / ".lock").acquire(timeout=_SECONDS_FOR_LOCK)
     except Timeout:
         raise LocalViTError(f"another process trains in {folder}; wait for it, or choose another folder") from None
-    try:
-        for unfinished in folder.glob(".*.tmp"):  # files that a killed process was writing
+    with lock:
+        for unfinished in folder.glob(".*.tmp"):  # a killed process was writing them
             unfinished.unlink()
         yield
-    finally:
-        lock.release()
 
 
 def _require_same(config: RunConfig, folder: Path) -> None:
@@ -139,8 +133,8 @@ def _require_same(config: RunConfig, folder: Path) -> None:
     ]
     if changes:
         raise LocalViTError(
-            f"{folder} holds a run with other settings: {'; '.join(changes[:5])}. Choose another folder (--output), or "
-            "give the settings as they were to go on with it"
+            f"{folder} contains a run with other settings: {'; '.join(changes[:5])}. Choose another folder (--output), "
+            "or restore the settings to resume it"
         )
 
 
@@ -165,11 +159,8 @@ def _train(
     parameters, macs = count_parameters(model), count_macs(model, (config.input.channels, *config.input.image_size))
     if hardware.channels_last:
         model.to(memory_format=torch.channels_last)
-    teacher = (
-        None
-        if config.distillation is None
-        else Teacher(config.distillation, num_classes=num_classes, shown=config.input)
-    )
+    distillation = config.distillation
+    teacher = None if distillation is None else Teacher(distillation, num_classes=num_classes, shown=config.input)
     classifier = Classifier(model, config, num_classes=num_classes, teacher=teacher)
     if hardware.compile:
         model.compile()
@@ -195,9 +186,9 @@ def _train(
         trainer.fit(classifier, datamodule=data, ckpt_path=state.path if state.path.exists() else None)
     except NonFiniteLossError as error:
         raise LocalViTError(
-            f"{error}, and the run has stopped; its last checkpoint is kept. {error.write(folder)} has the images of "
+            f"{error}, so the run has stopped; its last checkpoint is kept. {error.write(folder)} lists the images of "
             "that step and the norms of the layers. A lower learning_rate, gradient_clip 1.0 or precision 32-true may "
-            "help, with another --output"
+            "help; use another --output"
         ) from error
     finally:
         state.give_signals_back()

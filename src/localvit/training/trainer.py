@@ -1,4 +1,4 @@
-"""Lightning's trainer for a run: which processes, which precision, which loggers."""
+"""Lightning's trainer for a run: processes, precision and loggers."""
 
 import os
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from localvit.training.config import HardwareConfig, RunConfig
 
 
 def build_trainer(config: RunConfig, folder: Path, callbacks: Sequence[Callback]) -> lightning.Trainer:
-    """A trainer that does what ``config`` says and logs to ``folder``."""
+    """The trainer for ``config``, which logs to ``folder``."""
     training, hardware = config.training, config.hardware
     loggers = _loggers(config, folder)
     if loggers:
@@ -43,19 +43,19 @@ def build_trainer(config: RunConfig, folder: Path, callbacks: Sequence[Callback]
 
 
 def processes(hardware: HardwareConfig) -> dict[str, Any]:
-    """Which processes on what, as Lightning's trainer takes it; torchrun's where it started this one.
+    """Lightning's arguments for devices and processes; torchrun decides on them if it started this process.
 
     Raises:
-        LocalViTError: for SyncBatchNorm without a GPU, which PyTorch does not have.
+        LocalViTError: for SyncBatchNorm without a GPU, which PyTorch does not support.
     """
     on_gpu = hardware.accelerator in ("cuda", "gpu") or (hardware.accelerator == "auto" and torch.cuda.is_available())
     if hardware.sync_batch_norm and not on_gpu:
         raise LocalViTError(
-            "hardware.sync_batch_norm needs GPUs; PyTorch shares batch-norm statistics on no other device"
+            "hardware.sync_batch_norm needs GPUs; PyTorch cannot share batch-norm statistics on other devices"
         )
     if distributed.is_torchelastic_launched():
         devices, nodes = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["GROUP_WORLD_SIZE"])
-        _meet_after_restart("nccl" if on_gpu else "gloo", nodes)
+        _rejoin_after_restart("nccl" if on_gpu else "gloo", nodes)
     else:
         nodes = int(os.environ.get("SLURM_NNODES", 1))
         devices = hardware.devices if hardware.devices != "auto" else torch.cuda.device_count() if on_gpu else 1
@@ -67,11 +67,11 @@ def processes(hardware: HardwareConfig) -> dict[str, Any]:
     }
 
 
-def _meet_after_restart(backend: str, nodes: int) -> None:
-    """Let processes that torchrun started again meet where those before them have left nothing.
+def _rejoin_after_restart(backend: str, nodes: int) -> None:
+    """Let processes that torchrun restarted find each other under a fresh prefix of the store.
 
-    On one machine all of them share a store of addresses, in which new processes may find those of dead ones. Over
-    several machines torchrun makes a new one, and their counts of restarts differ.
+    On one machine, restarted processes reuse the store and may find addresses of dead processes in it. Across machines,
+    torchrun creates a new store, and restart counts differ.
     """
     restart = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
     if restart and nodes == 1 and not distributed.is_initialized():
@@ -81,7 +81,7 @@ def _meet_after_restart(backend: str, nodes: int) -> None:
 
 
 def is_first_process() -> bool:
-    """Whether this is the process of a run that writes, also before its processes have met."""
+    """Whether this process of a run writes files; known before the processes have joined."""
     rank: int = rank_zero_only.rank  # type: ignore[attr-defined]  # Lightning sets it from the environment
     return rank == 0
 

@@ -1,4 +1,4 @@
-"""Turns the authors' checkpoints into this project's safetensors, and back."""
+"""Converts the authors' checkpoints to this project's safetensors, and back."""
 
 from pathlib import Path
 
@@ -13,19 +13,19 @@ from localvit.weights.model_description import require_known
 
 
 def convert(source: Path, target: Path, *, model_name: str | None = None) -> str:
-    """Write ``source`` as ``target``: theirs becomes ours (.safetensors), ours becomes theirs (.pth).
+    """Convert a checkpoint of either kind to ours (.safetensors) or to the authors' (.pth).
 
     Args:
         source: a checkpoint of a model of the paper.
-        target: where to; its suffix says the form.
-        model_name: the model; found by its tensors where it is not given.
+        target: the file to write; its suffix selects the format.
+        model_name: the model. Defaults to the one whose tensors match.
 
     Returns:
         The name of the model.
 
     Raises:
-        FileNotFoundError: where there is no source.
-        ValueError: for another suffix, or a checkpoint that fits no model, or that fits not the one named.
+        FileNotFoundError: if the source does not exist.
+        ValueError: for another suffix, or if the checkpoint does not fit the named model, or any.
     """
     if target.suffix not in (".safetensors", ".pth"):
         raise ValueError(
@@ -47,7 +47,7 @@ def convert(source: Path, target: Path, *, model_name: str | None = None) -> str
 
 
 def _model_of(shapes: dict[str, tuple[int, ...]], source: Path) -> str:
-    """The model of the paper whose tensors have these names and shapes, by either's keys."""
+    """The model of the paper whose tensors have these names and shapes, in either format."""
     for published in PUBLISHED:
         with torch.device("meta"):
             model = timm.create_model(published.name)
@@ -55,6 +55,4 @@ def _model_of(shapes: dict[str, tuple[int, ...]], source: Path) -> str:
         for candidate in (ours, to_official(ours, model)):
             if {key: tuple(value.shape) for key, value in candidate.items()} == shapes:
                 return published.name
-    raise ValueError(
-        f"{source} fits no model of the paper with 1000 classes at 224 x 224; name the model it is of with --model"
-    )
+    raise ValueError(f"{source} fits no model of the paper with 1000 classes at 224 x 224; name its model with --model")
