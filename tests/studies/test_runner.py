@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -144,12 +145,19 @@ def test_failed_runs_keep_their_errors_stop_no_other_and_are_tried_again(backend
     assert not (runs[0].folder / ERROR).exists()
 
 
+def _process_of(run: StudyRun, backend: LocalBackend) -> BaseProcess:
+    """The process that trains a run. After its first epoch, the run has noted that it was started."""
+    (process,) = (slot.process for slot in backend._slots if slot.run == run)
+    assert process is not None
+    return process
+
+
 def test_a_killed_process_fails_its_own_run_which_goes_on_the_next_time(
     undisturbed: list[StudyRun], tmp_path: Path
 ) -> None:
     runs, others = long_runs(tmp_path), multiprocessing.active_children()
     with LocalBackend(2) as backend:
-        log = Log(lambda _: next(child for child in multiprocessing.active_children() if child not in others).kill())
+        log = Log(lambda run: _process_of(run, backend).kill())
         train_runs(runs, backend, log)
         assert sorted(log.statuses(runs)) == ["failed", "finished"]
         failed = runs[log.statuses(runs).index("failed")]
@@ -207,7 +215,7 @@ def a_study(folder: Path, workers: int = 0) -> "subprocess.Popen[str]":
     )
 
 
-def _wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+def _wait_until(condition: Callable[[], bool], seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
@@ -249,7 +257,7 @@ def test_a_stopped_study_leaves_no_processes_and_goes_on_to_the_same_results(
     runs = long_runs(tmp_path, workers)
     _wait_until(lambda: (runs[0].folder / "metrics.csv").exists())
     (os.killpg if to_all else os.kill)(process.pid, number)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     if number != signal.SIGKILL:
         raised = {
             signal.SIGINT: "KeyboardInterrupt",
@@ -257,7 +265,7 @@ def test_a_stopped_study_leaves_no_processes_and_goes_on_to_the_same_results(
         }
         assert errors.splitlines()[-1] == raised[number]
         assert errors.count("Traceback") == 1, errors  # the study's own, and no process's
-    _wait_until(lambda: not _alive(process.pid), 30)
+    _wait_until(lambda: not _alive(process.pid))
     assert read_result(runs[0].folder) is None
     assert not any((run.folder / ERROR).exists() for run in runs)
 
@@ -269,7 +277,7 @@ def test_a_stopped_study_leaves_no_processes_and_goes_on_to_the_same_results(
 
 def test_interrupted_runs_save_their_state_and_the_back_end_can_go_on(tmp_path: Path) -> None:
     """A checkpoint comes from the interruption alone: the next by the clock is far off."""
-    runs = [a_run(tmp_path, training__epochs=2, training__batch_size=2, training__checkpoint_minutes=100)]
+    runs = [a_run(tmp_path, training__epochs=5, training__batch_size=2, training__checkpoint_minutes=100)]
     before = signal.getsignal(signal.SIGTERM)
     with LocalBackend(1) as backend:
         with pytest.raises(Interrupted, match="SIGTERM"):
@@ -291,7 +299,7 @@ def test_two_studies_train_a_run_that_they_share_once(
     log = Log()
     train_runs(runs, backend, log)
     assert log.statuses(runs) == ["finished"] * 2
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     assert [len(starts_of(run)) for run in runs] == [1, 1]
     assert_equal(runs, undisturbed)
