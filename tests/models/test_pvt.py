@@ -13,11 +13,12 @@ import torch
 import torch.nn.functional as F
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, resolve_model_data_config
 from timm.models import group_parameters
+from timm.models.pvt_v2 import Attention
 from torch import Tensor, nn
 
 from localvit.models.costs import count_macs, count_parameters
 from localvit.models.official_keys import from_official, to_official
-from localvit.models.pvt import Attention, Block
+from localvit.models.pvt import Block
 
 OFFICIAL = json.loads((Path(__file__).parent / "official_state_dicts.json").read_text())
 PARITY = Path(__file__).parent.parent / "parity" / "baseline_pvt.safetensors"
@@ -150,7 +151,7 @@ def test_stochastic_depth_drops_either_half_of_a_block_whole() -> None:
 def test_projection_dropout_is_in_both_halves_of_a_block() -> None:
     torch.manual_seed(0)
     block, x_BND = Block(8, 2, proj_drop=0.5).train(), torch.randn(4, 6, 8)
-    for branch in (partial(block.attn, grid=(2, 3)), block.mlp):
+    for branch in (partial(block.attn, feat_size=(2, 3)), block.mlp):
         assert (branch(x_BND) == 0).float().mean().item() == pytest.approx(0.5, abs=0.15)
 
 
@@ -361,7 +362,7 @@ def test_an_image_that_does_not_divide_into_patches_is_refused(size: tuple[int, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"depths": (1, 1, 1)}, r"depths=\(1, 1, 1\).* each must have one value a stage"),
+        ({"depths": (1, 1, 1)}, r"depths=\(1, 1, 1\).* each must have one value per stage"),
         ({"num_heads": (1, 2, 3, 8)}, r"embed_dims has 40 where num_heads has 3; heads must divide the channels"),
         ({"sr_ratios": (8, 4, 2, 2)}, r"sr_ratios ends with 2; it must end with 1"),
         ({"global_pool": "map"}, r"global_pool is 'map'; it must be 'token', 'avg' or ''"),

@@ -1,6 +1,6 @@
 """The models of the paper, registered with timm: one file per architecture.
 
-Importing them also attaches the faster form of training to the mechanism that they share.
+Importing them also attaches the faster form of training to the mechanism.
 """
 
 from localvit.locality.kernels.forms import attach

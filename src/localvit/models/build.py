@@ -1,4 +1,4 @@
-"""What the model files share: a baseline built, localized and given its weights, the way timm does it."""
+"""What the model files share: build a baseline, localize it and load its weights, the way timm does it."""
 
 import argparse
 import math
@@ -18,7 +18,7 @@ Filter = Callable[[dict[str, Tensor], Any], dict[str, Tensor]]
 
 
 def pretrained_config(**config: Any) -> dict[str, Any]:
-    """A model's weights and input as timm describes them: the paper's evaluation, and ``config``."""
+    """Describe a model's weights and input to timm: the paper's evaluation settings, updated with ``config``."""
     return {
         "num_classes": 1000,
         "input_size": (3, 224, 224),
@@ -42,16 +42,16 @@ def build(
     out_indices: int | Sequence[int] = 3,
     **model_args: Any,
 ) -> nn.Module:
-    """Create ``model_class``, localize it, and load its weights where they are asked for.
+    """Create ``model_class``, localize it, and load its weights if requested.
 
     Args:
-        model_class: what makes the baseline from ``model_args``.
-        variant: name that the model is registered under.
+        model_class: creates the baseline from ``model_args``.
+        variant: name under which the model is registered.
         pretrained: whether to load weights, from the release or from what ``pretrained_cfg_overlay`` names.
-        place: puts locality into the model; none for a baseline.
-        filter_fn: timm's own adaptation of a state dict to the model, such as another image size.
-        out_indices: feature maps of ``features_only``, by default.
-        model_args: of the model class and of timm's builder.
+        place: puts locality into the model; None for a baseline.
+        filter_fn: timm's adaptation of a state dict to the model, such as to another image size.
+        out_indices: default feature maps of ``features_only``.
+        model_args: arguments of the model class and of timm's builder.
     """
 
     def create(**arguments: Any) -> nn.Module:
@@ -78,22 +78,31 @@ def build(
 
 
 def resample_pos_embed(pos_embed_1ND: Tensor, grid: tuple[int, int], num_prefix_tokens: int) -> Tensor:
-    """A checkpoint's position embedding (1, P + N, D) on a grid of (H, W), bicubic where it had another.
+    """Fit the position embedding (1, P + N, D) of a checkpoint, whose grid is not recorded, to a grid of (H, W).
 
     Raises:
-        ValueError: where it has another number of tokens, and not that of a square, so that its grid is not known.
+        ValueError: if it has to be resampled, but was not made for a square grid.
     """
     tokens = pos_embed_1ND.shape[1] - num_prefix_tokens
     side = math.isqrt(tokens)
-    if tokens == grid[0] * grid[1] and (side * side != tokens or grid == (side, side)):
+    if side * side == tokens:
+        return resampled_to_grid(pos_embed_1ND, (side, side), grid, num_prefix_tokens)
+    if tokens == grid[0] * grid[1]:
         return pos_embed_1ND
-    if side * side != tokens:
-        raise ValueError(
-            f"the checkpoint's pos_embed has {tokens} tokens and the model's grid is {grid[0]} x {grid[1]}; only that "
-            "of a square image can be resampled. Create the model with the checkpoint's img_size: it takes images of "
-            "other sizes all the same"
-        )
+    raise ValueError(
+        f"the checkpoint's pos_embed has {tokens} tokens and the model's grid is {grid[0]} x {grid[1]}; only the "
+        "embedding of a square image can be resampled. Create the model with the checkpoint's img_size: it accepts "
+        "images of other sizes"
+    )
+
+
+def resampled_to_grid(
+    pos_embed_1ND: Tensor, old_grid: tuple[int, int], grid: tuple[int, int], num_prefix_tokens: int
+) -> Tensor:
+    """A position embedding (1, P + H * W, D) on another grid of (H, W), by bicubic interpolation."""
+    if grid == old_grid:  # timm would interpolate even then when exporting
+        return pos_embed_1ND
     resampled: Tensor = resample_abs_pos_embed(
-        pos_embed_1ND, new_size=list(grid), old_size=[side, side], num_prefix_tokens=num_prefix_tokens
+        pos_embed_1ND, new_size=list(grid), old_size=list(old_grid), num_prefix_tokens=num_prefix_tokens
     )
     return resampled

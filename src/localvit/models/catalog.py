@@ -1,4 +1,4 @@
-"""The models of the paper and their baselines, with what was published of them on ImageNet-1k."""
+"""The models of the paper and their baselines, with their published accuracy on ImageNet-1k."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from localvit.models.costs import count_macs, count_parameters
 
 @dataclass(frozen=True)
 class Published:
-    """A model and what the paper or its model zoo states.
+    """A model and its accuracy in the paper or the model zoo.
 
     Attributes:
-        name: in timm's registry.
-        baseline: the model it is the localized form of; none for a baseline.
-        top1: accuracy on ImageNet-1k in percent; none where it is not stated.
+        name: name in timm's registry.
+        baseline: name of the baseline that was localized; None for a baseline.
+        top1: accuracy on ImageNet-1k in percent; None if unpublished.
     """
 
     name: str
@@ -45,7 +45,7 @@ PUBLISHED = (
 
 @dataclass(frozen=True)
 class CatalogEntry:
-    """A model with its costs, counted for one 3 x 224 x 224 image and 1000 classes."""
+    """A model with its costs for one 3 x 224 x 224 image and 1000 classes."""
 
     name: str
     parameters: int
@@ -55,7 +55,7 @@ class CatalogEntry:
 
 
 def catalog() -> Iterator[CatalogEntry]:
-    """All models of the paper, each built once to count it."""
+    """Build each model of the paper and count its costs."""
     for published in PUBLISHED:
         model = timm.create_model(published.name)
         yield CatalogEntry(

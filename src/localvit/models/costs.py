@@ -1,4 +1,4 @@
-"""What a model costs: parameters and multiply-accumulates, counted rather than quoted."""
+"""The costs of a model: parameters and multiply-accumulates, counted rather than quoted."""
 
 import copy
 
@@ -8,15 +8,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Number of parameters, frozen ones included."""
+    """Number of parameters, including frozen ones."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def count_macs(model: nn.Module, input_size: tuple[int, int, int]) -> int:
-    """Multiply-accumulates of one image of ``input_size`` (channels, height, width), in evaluation mode.
+    """Multiply-accumulates for one image of ``input_size`` (channels, height, width), in evaluation mode.
 
-    They are half of what ``torch.utils.flop_counter`` counts (matrix products, convolutions, attention), on a copy
-    of the model without storage, so that no arithmetic is done. The paper prints them as "FLOPs".
+    Half of what ``torch.utils.flop_counter`` counts: matrix products, convolutions and attention. A copy of the model
+    on the meta device runs, so nothing is computed. The paper calls these numbers "FLOPs".
     """
     model = copy.deepcopy(model).to("meta").eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:

@@ -1,7 +1,7 @@
 """LocalViT-T and LocalViT-S: DeiT (arXiv 2012.12877) with locality in every layer.
 
-The released models have 4 and 8 attention heads where DeiT-T and DeiT-S have 3 and 6, so a comparison with timm's
-``deit_tiny_patch16_224`` mixes two changes. A controlled one gives both the same ``num_heads``.
+The released models have 4 and 8 attention heads, DeiT-T and DeiT-S 3 and 6. For a controlled comparison with timm's
+``deit_tiny_patch16_224``, give both the same ``num_heads``.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""The authors' names of tensors and ours: one table for the mechanism, one per architecture that differs beside it."""
+"""Convert between the authors' tensor names and ours: one table for the mechanism, and one per architecture."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -11,12 +11,13 @@ from localvit.locality.feed_forward import LocalityFeedForward
 
 @dataclass(frozen=True)
 class OfficialKeys:
-    """How the authors name the tensors of an architecture, beside those of the locality blocks.
+    """How the authors name the tensors of an architecture, except those of the locality blocks.
 
     Attributes:
-        renames: their prefix of a key and ours; the first that fits counts.
-        marker: a prefix that some key of every file of theirs has, and none of ours.
-        derived: tensors that their files hold and ours do not, because they follow from the model, by their key.
+        renames: pairs of the authors' key prefix and ours; the first match applies.
+        marker: a key prefix that occurs in every file of the authors, and in none of ours.
+        derived: returns the tensors that only the authors' files contain, by their key, because they follow from the
+            model.
     """
 
     renames: tuple[tuple[str, str], ...] = ()
@@ -28,16 +29,16 @@ _OFFICIAL_KEYS: dict[type[nn.Module], OfficialKeys] = {}
 
 
 def register_official_keys(model_class: type[nn.Module], keys: OfficialKeys) -> None:
-    """Say how the authors name the tensors of ``model_class``."""
+    """Register how the authors name the tensors of ``model_class``."""
     _OFFICIAL_KEYS[model_class] = keys
 
 
 def from_official(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Rename the authors' keys to this project's; a state dict of ours stays as it is.
+    """Rename the authors' keys to ours. A state dict with our keys is returned unchanged.
 
     Args:
         state_dict: tensors by the authors' keys or ours.
-        model: the model they are for, whose blocks say which of the authors' numbered layers is which.
+        model: the model they belong to; its blocks determine what the authors' layer numbers mean.
     """
     keys = _official_keys(model)
     if not _is_official(state_dict, keys):
@@ -51,7 +52,7 @@ def from_official(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[st
 
 
 def to_official(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Rename this project's keys to the authors'; the inverse of :func:`from_official`."""
+    """Rename our keys to the authors'. The inverse of :func:`from_official`."""
     keys = _official_keys(model)
     architecture = {ours: theirs for theirs, ours in keys.renames}
     mechanism = {ours: theirs for theirs, ours in official_prefixes(model).items()}
@@ -75,9 +76,7 @@ def _renamed(key: str, prefixes: Mapping[str, str]) -> str:
     return key if prefix is None else prefixes[prefix] + key.removeprefix(prefix)
 
 
-# The bottleneck of SE is linear layers in their files and 1x1 convolutions in timm: one more pair of axes.
-
-
+# SE consists of linear layers in their files and of 1x1 convolutions in timm, whose weights have two more axes.
 def _as_convolution(key: str, value: Tensor) -> Tensor:
     return value[:, :, None, None] if _SE_WEIGHT.search(key) and value.ndim == 2 else value
 
@@ -90,10 +89,10 @@ _SE_WEIGHT = re.compile(r"\.conv\.conv\.\d+\.fc\.\d\.weight$")
 
 
 def official_prefixes(model: nn.Module) -> dict[str, str]:
-    """The authors' prefix of every layer of the locality blocks in ``model``, with ours: the table of the mechanism.
+    """The authors' key prefix of each layer in the locality blocks of ``model``, mapped to ours.
 
-    In their files a block's feed-forward network is ``conv.conv``, a sequence whose numbers depend on which of the
-    optional steps are there.
+    In their files, the feed-forward network of a block is the sequence ``conv.conv``. Its numbers depend on which
+    optional steps are present.
     """
     table: dict[str, str] = {}
     for name, module in model.named_modules():

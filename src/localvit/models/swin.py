@@ -32,7 +32,7 @@ _BODY: dict[str, Any] = {
 
 
 def _localize(model: Any) -> None:
-    """In each stage h-swish and SE with reduction d / 4, so a bottleneck of 16 channels."""
+    """Every stage gets h-swish and SE with reduction d / 4, which is a bottleneck of 16 channels."""
     first = 0
     for stage in model.layers:
         config = LocalityConfig(channel_attention="se", se_reduction=max(1, stage.blocks[0].dim // 4))
@@ -50,7 +50,7 @@ def localvit_swin_tiny_patch4_window7_224(pretrained: bool = False, **kwargs: An
 
 
 def _positions_and_masks(model: nn.Module) -> dict[str, Tensor]:
-    """Window positions and shift masks, which the authors' files hold and timm computes."""
+    """Window positions and shift masks, which are in the authors' files; timm computes them."""
     ends = ("attn.relative_position_index", "attn_mask")
     return {name: buffer for name, buffer in model.named_buffers() if name.endswith(ends)}
 

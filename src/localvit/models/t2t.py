@@ -2,11 +2,11 @@
 
     image -> split 7/4 -> performer -> split 3/2 -> performer -> split 3/2 -> project -> blocks -> head
 
-A soft split (section 3.1) unfolds the grid with a window larger than its stride, so neighbouring tokens share pixels.
-A performer (arXiv 2009.14794) attends in time linear in the number of tokens, of which there are 56 x 56 and 28 x 28.
+A soft split (section 3.1) unfolds the grid with a window larger than its stride, so neighboring tokens share pixels.
+The attention of a performer (arXiv 2009.14794) is linear in the number of tokens, which the large grids of 56 x 56 and
+28 x 28 need.
 
-Every performer and block is told its token grid. Nothing here needs it; a feed-forward network that mixes neighbours,
-put in the place of an ``mlp``, does.
+Every performer and block receives its token grid, which only locality in the place of an ``mlp`` uses.
 
 Shape suffixes: B images, C channels of an image, N tokens (1 + H * W with the class token), D channels of a token,
 E channels inside the performers (token_dim), M random features, H x W the token grid.
@@ -18,28 +18,18 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import (
-    Attention,
-    DropPath,
-    Mlp,
-    calculate_drop_path_rates,
-    get_act_layer,
-    get_norm_layer,
-    global_pool_nlc,
-    resample_abs_pos_embed,
-    to_2tuple,
-    trunc_normal_,
-)
-from timm.models import checkpoint, generate_default_cfgs, register_model
+from timm.layers import Mlp, calculate_drop_path_rates, get_act_layer, get_norm_layer, to_2tuple, trunc_normal_
+from timm.models import checkpoint, generate_default_cfgs, register_model, vision_transformer
 
-# Private to timm and without a public name: how forward_intermediates reads its ``indices``.
+# timm has no public name for how forward_intermediates reads its ``indices``.
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from localvit.locality.config import LocalityConfig
 from localvit.locality.layouts import TokenLayout, grid_from_block, register_layout, size_argument
 from localvit.locality.localize import localize
-from localvit.models.build import build, pretrained_config, resample_pos_embed
+from localvit.models.build import build, pretrained_config, resample_pos_embed, resampled_to_grid
+from localvit.models.classifier import TokenClassifier, init_linear
 from localvit.models.official_keys import OfficialKeys, register_official_keys
 
 _PATCH_SIZE = 16
@@ -48,10 +38,10 @@ _EPSILON = 1e-8
 
 
 def token_grid(image_size: tuple[int, int], patch_size: int = _PATCH_SIZE) -> tuple[int, int]:
-    """Height and width in tokens of the backbone's grid for an image of (height, width) pixels.
+    """Height and width of the backbone's token grid for an image of (height, width) pixels.
 
     Raises:
-        ValueError: where a side is not a positive multiple of ``patch_size``.
+        ValueError: if a side is not a positive multiple of ``patch_size``.
     """
     height, width = image_size
     if min(height, width) < patch_size or height % patch_size or width % patch_size:
@@ -63,15 +53,15 @@ def token_grid(image_size: tuple[int, int], patch_size: int = _PATCH_SIZE) -> tu
 
 
 def first_split(patch_size: int) -> dict[str, int]:
-    """The soft split of the image that, with two more of stride 2, leaves tokens ``patch_size`` pixels apart.
+    """The soft split of the image that, followed by two of stride 2, leaves tokens ``patch_size`` pixels apart.
 
     Raises:
-        ValueError: where ``patch_size`` is not a positive multiple of 4.
+        ValueError: if ``patch_size`` is not a positive multiple of 4.
     """
     if patch_size < 4 or patch_size % 4:
         raise ValueError(f"patch_size is {patch_size}; it must be a multiple of 4, such as 16")
     stride = patch_size // 4
-    kernel_size = max(3, 2 * stride - 1)  # windows overlap; one pixel of one channel would be lost in a layer norm
+    kernel_size = max(3, 2 * stride - 1)  # overlapping, and never a single value, which a layer norm would erase
     return {"kernel_size": kernel_size, "stride": stride, "padding": (kernel_size - stride + 1) // 2}
 
 
@@ -87,8 +77,8 @@ def performer_attention(query_BNE: Tensor, key_BNE: Tensor, value_BNE: Tensor, w
     """Attention whose kernel is a product of positive random features (arXiv 2009.14794, lemma 1).
 
     With phi(x) = exp(w x - |x|^2 / 2) / sqrt(M), token n becomes the mean of all values, weighted by
-    phi(query_n) * phi(key). It is computed in float32, or in float64 where the value is float64, whatever the autocast:
-    the weights span many orders of magnitude.
+    phi(query_n) * phi(key). The weights span many orders of magnitude, so half precision is computed in float32, even
+    under autocast.
 
     Args:
         query_BNE: queries (B, N, E).
@@ -97,10 +87,10 @@ def performer_attention(query_BNE: Tensor, key_BNE: Tensor, value_BNE: Tensor, w
         w_ME: directions of the random features (M, E).
 
     Returns:
-        Tokens (B, N, E) in the type of ``value_BNE``.
+        Tokens (B, N, E) with the dtype of ``value_BNE``.
     """
     dtype = torch.promote_types(value_BNE.dtype, torch.float32)
-    # Costs are counted on the meta device, which autocast does not know.
+    # Costs are counted on the meta device, which autocast does not support.
     device_type = "cpu" if value_BNE.is_meta else value_BNE.device.type
     with torch.autocast(device_type, enabled=False):
         query_BNM = _random_features(query_BNE.to(dtype), w_ME.to(dtype))
@@ -117,16 +107,16 @@ def _random_features(x_BNE: Tensor, w_ME: Tensor) -> Tensor:
 
 
 class TokenPerformer(nn.Module):
-    """A one-head transformer layer whose attention is linear in the number of tokens, and which narrows them.
+    """A one-head transformer layer with attention linear in the number of tokens, which also narrows the tokens.
 
-    The value is the skip connection of the attention, because the tokens that come in are wider.
+    The skip connection of the attention starts from the values, because the input is wider than the output.
 
     Args:
-        dim: channels D of the tokens that come in.
-        token_dim: channels E of those that go out; half as many random features.
+        dim: channels D of the input tokens.
+        token_dim: channels E of the output tokens, twice the number of random features.
         drop_rate: dropout after the projection and after the MLP.
-        norm_layer: the two norms.
-        act_layer: inside the MLP.
+        norm_layer: class of the two norms.
+        act_layer: activation of the MLP.
     """
 
     def __init__(
@@ -151,7 +141,7 @@ class TokenPerformer(nn.Module):
         self.mlp = Mlp(token_dim, token_dim, act_layer=act_layer, drop=(0.0, drop_rate))
 
     def forward(self, x_BND: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Tokens (B, H * W, D) to tokens (B, H * W, E), on a grid of (H, W)."""
+        """Tokens (B, H * W, D) on a grid of (H, W) to tokens (B, H * W, E)."""
         key_BNE, query_BNE, value_BNE = self.kqv(self.norm1(x_BND)).chunk(3, dim=-1)
         attended_BNE = performer_attention(query_BNE, key_BNE, value_BNE, self.w)
         x_BNE: Tensor = value_BNE + self.proj_drop(self.proj(attended_BNE))
@@ -165,24 +155,15 @@ class TokensToToken(nn.Module):
     Args:
         in_chans: channels C of the image.
         token_dim: channels E inside the performers.
-        embed_dim: channels D of the tokens that go out.
-        patch_size: pixels from one of them to the next, a multiple of 4.
-        norm_layer: norms of the performers.
-        act_layer: inside the MLPs of the performers.
+        embed_dim: channels D of the tokens of the backbone.
+        patch_size: pixels from one of these tokens to the next, a multiple of 4.
+        layers: norm and activation of the performers.
     """
 
     def __init__(
-        self,
-        in_chans: int,
-        token_dim: int,
-        embed_dim: int,
-        *,
-        patch_size: int = _PATCH_SIZE,
-        norm_layer: type[nn.Module] = nn.LayerNorm,
-        act_layer: type[nn.Module] = nn.GELU,
+        self, in_chans: int, token_dim: int, embed_dim: int, *, patch_size: int = _PATCH_SIZE, **layers: Any
     ) -> None:
         super().__init__()
-        layers: dict[str, Any] = {"norm_layer": norm_layer, "act_layer": act_layer}
         self.patch_size, self.first_split = patch_size, first_split(patch_size)
         later = _LATER_SPLITS["kernel_size"] ** 2 * token_dim
         self.grad_checkpointing = False
@@ -194,7 +175,7 @@ class TokensToToken(nn.Module):
         """Images (B, C, height, width) to tokens (B, height / patch_size * width / patch_size, D), row by row.
 
         Raises:
-            ValueError: where a side is not a positive multiple of the patch size.
+            ValueError: if a side is not a positive multiple of the patch size.
         """
         height, width = token_grid((image_BCHW.shape[2], image_BCHW.shape[3]), self.patch_size)
         x_BEHW = self._perform(self.attention1, _soft_split(image_BCHW, self.first_split), (4 * height, 4 * width))
@@ -214,75 +195,43 @@ def _soft_split(x_BCHW: Tensor, window: dict[str, int]) -> Tensor:
     return windows_BDN.mT
 
 
-class Block(nn.Module):
-    """A pre-norm transformer block of the backbone.
+class Block(vision_transformer.Block):
+    """timm's pre-norm transformer block, called with its token grid."""
 
-    Args:
-        dim: channels D of a token.
-        num_heads: attention heads.
-        mlp_ratio: hidden channels of the MLP over D.
-        proj_drop: dropout after the attention's projection and in the MLP.
-        attn_drop: dropout of attention weights.
-        drop_path: stochastic depth of either half.
-        norm_layer: the two norms.
-        act_layer: inside the MLP.
-    """
-
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        *,
-        mlp_ratio: float = 2.0,
-        proj_drop: float = 0.0,
-        attn_drop: float = 0.0,
-        drop_path: float = 0.0,
-        norm_layer: type[nn.Module] = nn.LayerNorm,
-        act_layer: type[nn.Module] = nn.GELU,
-    ) -> None:
-        super().__init__()
-        self.norm1 = norm_layer(dim)
-        self.attn = Attention(dim, num_heads, qkv_bias=False, attn_drop=attn_drop, proj_drop=proj_drop)
-        self.drop_path1 = DropPath(drop_path) if drop_path else nn.Identity()
-        self.norm2 = norm_layer(dim)
-        self.mlp = Mlp(dim, int(mlp_ratio * dim), act_layer=act_layer, drop=proj_drop)
-        self.drop_path2 = DropPath(drop_path) if drop_path else nn.Identity()
-
-    def forward(self, x_BND: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Tokens (B, 1 + H * W, D), the class token first, to tokens of the same shape, on a grid of (H, W)."""
-        x_BND = x_BND + self.drop_path1(self.attn(self.norm1(x_BND)))
-        out_BND: Tensor = x_BND + self.drop_path2(self.mlp(self.norm2(x_BND)))
+    def forward(self, x_BND: Tensor, grid: tuple[int, int]) -> Tensor:  # type: ignore[override]
+        """Tokens (B, 1 + H * W, D), the class token first, on a grid of (H, W) to tokens of the same shape."""
+        out_BND: Tensor = super().forward(x_BND)
         return out_BND
 
 
-class T2TViT(nn.Module):
+class T2TViT(TokenClassifier):
     """Tokens-to-token vision transformer with timm's model interface.
 
-    Images of any size work, rectangular ones too, if both sides are multiples of the patch size: for a grid other than
-    that of ``img_size`` the position embedding is resampled.
+    Height and width of an image must be multiples of ``patch_size``. The position embedding is resampled for images of
+    another size than ``img_size``.
 
     Args:
-        img_size: height and width, or the side of a square, in pixels.
-        patch_size: pixels from one token of the backbone to the next, a multiple of 4; the published model has 16.
-        in_chans: channels of the image.
-        num_classes: outputs of the head; 0 for none.
-        global_pool: ``"token"`` (class token), ``"avg"`` (mean of the others) or ``""`` (all tokens).
+        img_size: height and width in pixels, or the side of a square.
+        patch_size: pixels from one token of the backbone to the next, a multiple of 4; 16 in the published model.
+        in_chans: channels of an image.
+        num_classes: number of classes; 0 for no classifier.
+        global_pool: ``"token"`` (class token), ``"avg"`` (mean of the patch tokens) or ``""`` (every token).
         embed_dim: channels D of a token in the backbone.
-        depth: blocks in the backbone.
+        depth: number of blocks in the backbone.
         num_heads: attention heads of a block.
         mlp_ratio: hidden channels of a block's MLP over D.
         token_dim: channels E inside the performers.
-        drop_rate: dropout before the head.
+        drop_rate: dropout before the classifier.
         pos_drop_rate: dropout after the position embedding.
-        proj_drop_rate: dropout after the projections and in the MLPs of the blocks.
+        proj_drop_rate: dropout of the outputs of attention and MLPs in the blocks.
         attn_drop_rate: dropout of attention weights.
-        drop_path_rate: stochastic depth of the last block; it rises linearly from 0 at the first.
-        norm_layer: a module class or timm's name of one; the default is LayerNorm with eps 1e-5.
-        act_layer: a module class or timm's name of one; the default is GELU.
+        drop_path_rate: stochastic depth of the last block; the rate grows linearly from 0 at the first.
+        norm_layer: class of the norms, or timm's name of one. Defaults to layer norm with epsilon 1e-5.
+        act_layer: class of the activations, or timm's name of one. Defaults to GELU.
 
     Raises:
-        ValueError: where a side of ``img_size`` is not a positive multiple of ``patch_size``, where that is not one of
-            4, or for another ``global_pool``.
+        ValueError: if a side of an image, in ``img_size`` or in a forward pass, is not a positive multiple of
+            ``patch_size``, if that is not a multiple of 4, or for an unknown ``global_pool``.
     """
 
     def __init__(
@@ -307,12 +256,9 @@ class T2TViT(nn.Module):
     ) -> None:
         super().__init__()
         norm_layer = get_norm_layer(norm_layer) or nn.LayerNorm
-        act_layer = get_act_layer(act_layer) or nn.GELU
-        layers: dict[str, Any] = {"norm_layer": norm_layer, "act_layer": act_layer}
+        layers: dict[str, Any] = {"norm_layer": norm_layer, "act_layer": get_act_layer(act_layer) or nn.GELU}
         drop_path_rates: Any = calculate_drop_path_rates(drop_path_rate, depth)
         self.in_chans = in_chans
-        self.num_classes = num_classes
-        self.global_pool = _known_pool(global_pool)
         self.num_features = self.head_hidden_size = self.embed_dim = embed_dim
         self.num_prefix_tokens = 1
         self.grad_checkpointing = False
@@ -340,61 +286,31 @@ class T2TViT(nn.Module):
             {"module": f"blocks.{index}", "num_chs": embed_dim, "reduction": patch_size} for index in range(depth)
         ]
         self.head_drop = nn.Dropout(drop_rate)
-        self.head = nn.Linear(embed_dim, num_classes) if num_classes > 0 else nn.Identity()
-
         trunc_normal_(self.cls_token, std=0.02)
-        self.apply(_init_weights)
+        self.apply(init_linear)
+        self.reset_classifier(num_classes, global_pool)
 
     def no_weight_decay(self) -> set[str]:
-        """Names of the parameters that take no weight decay."""
+        """Names of the position embedding and the class token."""
         return {"pos_embed", "cls_token"}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Patterns of parameter names from stem to blocks, by which timm groups layers."""
+        """Patterns that group parameters by depth, from the stem to the last block."""
         return {
             "stem": r"^cls_token|pos_embed|tokens_to_token",
             "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))],
         }
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Whether performers and blocks are computed again in the backward pass instead of kept."""
+        """Recompute performers and blocks in the backward pass, which takes less memory and more time."""
         self.grad_checkpointing = enable
         self.tokens_to_token.grad_checkpointing = enable
 
-    def get_classifier(self) -> nn.Module:
-        """The last layer, from features (B, D) to logits."""
-        return self.head
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the head by a fresh one, or by none for 0 classes; ValueError for an unknown ``global_pool``."""
-        if global_pool is not None:
-            self.global_pool = _known_pool(global_pool)
-        self.num_classes = num_classes
-        self.head = nn.Linear(self.embed_dim, num_classes) if num_classes > 0 else nn.Identity()
-        self.head.to(self.cls_token).train(self.training).apply(_init_weights)
-
     def forward_features(self, x: Tensor) -> Tensor:
-        """Images (B, C, height, width) to normalised tokens (B, 1 + H * W, D), the class token first.
-
-        Raises:
-            ValueError: where a side of the images is not a positive multiple of the patch size.
-        """
+        """Images (B, C, height, width) to normalized tokens (B, 1 + H * W, D), the class token first."""
         x_BND, _ = self._run_blocks(x)
         normed_BND: Tensor = self.norm(x_BND)
         return normed_BND
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Normalised tokens (B, 1 + H * W, D) to logits (B, num_classes), or with ``pre_logits`` to what they are of.
-
-        Without pooling the tokens stay: (B, 1 + H * W, num_classes).
-        """
-        x = global_pool_nlc(x, pool_type=self.global_pool, num_prefix_tokens=self.num_prefix_tokens)
-        x = self.head_drop(x)
-        return x if pre_logits else self.head(x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Images (B, C, height, width) to logits (B, num_classes)."""
-        return self.forward_head(self.forward_features(x))
 
     def forward_intermediates(
         self,
@@ -410,19 +326,18 @@ class T2TViT(nn.Module):
 
         Args:
             x: images (B, C, height, width).
-            indices: the last so many blocks, all for None, or their indices.
-            return_prefix_tokens: pair each intermediate with its class token (B, 1, D).
-            norm: apply the last norm to the intermediates too.
-            stop_early: leave out the blocks after the last one chosen.
+            indices: indices of the blocks, the number of last blocks, or None for all.
+            return_prefix_tokens: whether to pair each intermediate with its class token (B, 1, D).
+            norm: whether to apply the last norm to the intermediates too.
+            stop_early: whether to skip the blocks after the last chosen one.
             output_fmt: ``"NCHW"`` for feature maps (B, D, H, W), ``"NLC"`` for tokens (B, H * W, D).
-            intermediates_only: leave out the final features.
+            intermediates_only: whether to return only the intermediates.
 
         Returns:
-            The normalised tokens (B, 1 + H * W, D) and the list of intermediates, or that list alone.
+            The normalized tokens (B, 1 + H * W, D) and the list of intermediates.
 
         Raises:
-            ValueError: for another ``output_fmt``, or where a side of the images is not a positive multiple of the
-                patch size.
+            ValueError: for another ``output_fmt``, or if a side of the images is not a multiple of the patch size.
         """
         if output_fmt not in ("NCHW", "NLC"):
             raise ValueError(f"output_fmt is {output_fmt!r}; it must be NCHW or NLC")
@@ -443,7 +358,7 @@ class T2TViT(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drop the blocks after the last of ``indices``, and norm and head on demand; the indices that were kept."""
+        """Remove what the tokens after some blocks do not need, and return the indices of these blocks."""
         take, last = feature_take_indices(len(self.blocks), indices)
         self.blocks = self.blocks[: last + 1]
         if prune_norm:
@@ -455,38 +370,18 @@ class T2TViT(nn.Module):
     def _run_blocks(
         self, image_BCHW: Tensor, *, take: Collection[int] = (), depth: int | None = None
     ) -> tuple[Tensor, list[Tensor]]:
-        """Tokens (B, N, D) after the first ``depth`` blocks, and those after each block in ``take``."""
+        """Tokens (B, N, D) after the first ``depth`` blocks, and after each block in ``take``."""
         grid = token_grid((image_BCHW.shape[2], image_BCHW.shape[3]), self.patch_size)
         x_BND = self.tokens_to_token(image_BCHW)
         x_BND = torch.cat([self.cls_token.expand(x_BND.shape[0], -1, -1), x_BND], dim=1)
-        x_BND = self.pos_drop(x_BND + self._position(grid))
+        pos_embed_1ND = resampled_to_grid(self.pos_embed, self.grid_size, grid, self.num_prefix_tokens)
+        x_BND = self.pos_drop(x_BND + pos_embed_1ND)
         taken = []
         for index, block in enumerate(self.blocks[:depth]):
             x_BND = checkpoint(block, x_BND, grid) if self.grad_checkpointing else block(x_BND, grid)
             if index in take:
                 taken.append(x_BND)
         return x_BND, taken
-
-    def _position(self, grid: tuple[int, int]) -> Tensor:
-        if grid == self.grid_size:
-            return self.pos_embed
-        resampled: Tensor = resample_abs_pos_embed(
-            self.pos_embed, new_size=list(grid), old_size=list(self.grid_size), num_prefix_tokens=self.num_prefix_tokens
-        )
-        return resampled
-
-
-def _known_pool(global_pool: str) -> str:
-    if global_pool not in ("token", "avg", ""):
-        raise ValueError(f"global_pool is {global_pool!r}; it must be 'token', 'avg' or '' for none")
-    return global_pool
-
-
-def _init_weights(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
 
 
 def _resample(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
@@ -500,7 +395,7 @@ def _resample(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tens
 register_layout(
     T2TViT,
     TokenLayout(
-        # The performers are the first two layers, and have no class token.
+        # The performers are the first two layers. They have no class token.
         blocks=lambda model: [model.tokens_to_token.attention1, model.tokens_to_token.attention2, *model.blocks],
         watch=grid_from_block(size_argument),
         num_prefix_tokens=lambda model, block: int(isinstance(block, Block)),
@@ -520,7 +415,7 @@ register_official_keys(
     ),
 )
 
-# The first layer is linear, on unfolded windows; timm can adapt only a convolution to other channels.
+# The first layer is linear, on unfolded windows. timm can only adapt a convolution to other channels.
 _KEYS = {"fixed_input_size": False, "first_conv": None, "classifier": "head"}
 default_cfgs = generate_default_cfgs(
     {"t2t_vit_7": pretrained_config(**_KEYS), "localvit_t2t_7": pretrained_config(**_KEYS)}
@@ -528,15 +423,15 @@ default_cfgs = generate_default_cfgs(
 
 
 class _UnusedNorm(nn.LayerNorm):
-    """A norm that the authors' files and parameter count have, and their forward pass has not."""
+    """A norm that is in the authors' files and parameter count, but not in their forward pass."""
 
     def forward(self, x: Tensor) -> Tensor:
-        # Their gradient is zero rather than absent, which distributed training would take for a mistake.
+        # A gradient of zero, because distributed training refuses parameters without a gradient.
         return x + 0 * (self.weight + self.bias)
 
 
 def _localize(model: Any) -> None:
-    """The performers at expansion ratio 1 without channel attention; the blocks with SE of 4 channels."""
+    """Performers get expansion ratio 1 and no channel attention; blocks get SE with a bottleneck of 4 channels."""
     localize(model, LocalityConfig(expansion_ratio=1), layers=[0, 1])
     config = LocalityConfig(expansion_ratio=2, channel_attention="se", se_reduction=model.embed_dim // 2)
     localize(model, config, layers=range(2, 2 + len(model.blocks)))

@@ -32,7 +32,7 @@ _SMALL = _TINY | {"embed_dim": 384, "inner_dim": 24, "num_heads_outer": 6, "num_
 
 
 def _localize(model: Any) -> None:
-    """SE with reduction d, so a bottleneck of 4 channels; in the outer transformer alone."""
+    """The outer transformer gets h-swish and SE with reduction d, which is a bottleneck of 4 channels."""
     localize(model, LocalityConfig(channel_attention="se", se_reduction=model.embed_dim))
 
 
