@@ -1,9 +1,9 @@
-"""Attention as one operation or step by step: which trains and classifies faster on this machine.
+"""Fused or step-by-step attention: which one trains and infers faster on this machine.
 
     python benchmarks/attention.py
 
-Takes about two minutes on 2 CPU cores. Contestants take turns in one process; medians count. Prints a table and writes
-``benchmarks/results/attention.json``.
+Takes about two minutes on 2 CPU cores. Contestants take turns in one process, and medians are compared. Prints a table
+and writes ``benchmarks/results/attention.json``.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ SIZES = {
 
 
 def main() -> None:
-    """Measure, print and write."""
+    """Measure, print the table and write the results."""
     rows = []
     for size, (shown, model, batch_size) in SIZES.items():
         for precision in ("32-true", "bf16-mixed"):

@@ -1,11 +1,11 @@
-"""Where the time of DeiT-T and LocalViT-T goes: a training step and an inference by kind of operation, on the CPU.
+"""Where the time of DeiT-T and LocalViT-T goes: training and inference by kind of operation, on the CPU.
 
-    python benchmarks/breakdown.py             # some minutes on 2 CPU cores
-    python benchmarks/breakdown.py --quick     # one step of two small images, to see that it works
+    python benchmarks/breakdown.py             # a few minutes on 2 CPU cores
+    python benchmarks/breakdown.py --quick     # a trial: one step of two small images
 
-Time is the self CPU time of PyTorch's profiler, in eager execution; the profiler itself takes some, mostly of *other*.
-In training LocalViT-T runs as it is and with ``save_memory``, in inference as it is and fused.
-Writes ``benchmarks/results/breakdown.json``, and the same as a Markdown table and an offline page of charts.
+Times are self CPU times from PyTorch's profiler in eager execution. They include the profiler's overhead, mostly in
+*other*. LocalViT-T trains with and without ``save_memory``, and infers with and without ``fuse``. Writes
+``benchmarks/results/breakdown.json``, a Markdown table and an offline page of charts.
 """
 
 import argparse
@@ -32,7 +32,7 @@ DEIT, LOCALVIT = "deit_tiny_patch16_224", "localvit_tiny_patch16_224"
 ROUNDS = 5
 OPTIMIZER, ATTENTION, OTHER = "optimizer", "attention", "other"
 DEPTHWISE, POINTWISE, PATCHES = "depth-wise convolution", "1x1 convolution", "other convolution"
-# Operations of PyTorch by what their names contain; the first that fits counts.
+# Kinds of PyTorch's operations by parts of their names. The first match applies.
 NAMES = {
     "reduction": ("log_softmax", "nll_loss", "sum", "mean", "amax", "linalg_vector_norm"),
     ATTENTION: ("softmax",),
@@ -47,20 +47,20 @@ KINDS = (
     "copy", OPTIMIZER, OTHER,
 )  # fmt: skip
 LEAD = (
-    "Milliseconds of a step by kind of operation: the self CPU time of PyTorch's profiler in eager execution, the "
-    "median over steps of which the contestants took one each in turn. A training step is forward, backward and AdamW."
+    "Milliseconds per step by kind of operation: self CPU time from PyTorch's profiler in eager execution. Contestants "
+    "took steps in turns; the table shows medians. A training step is forward, backward and AdamW."
 )
-TRIAL = "This is a trial on small images, to see that it works."
+TRIAL = "This is only a trial on small images."
 
 
 @dataclass(frozen=True)
 class Profiled:
-    """A model whose step is taken apart.
+    """A contestant to profile.
 
     Attributes:
-        name: to be shown.
-        model: a name that timm knows.
-        changes: fields of the setting that are its own.
+        name: name in tables and charts.
+        model: the model's name in timm.
+        changes: fields of the setting that differ for it.
     """
 
     name: str
@@ -83,7 +83,7 @@ CONTESTANTS = {
 
 
 def kind(event: FunctionEvent) -> str:
-    """Which kind of operation an event of the profiler is."""
+    """Classify an event of the profiler."""
     names, parent = [event.name], event.cpu_parent
     while parent is not None:
         names.append(parent.name)
@@ -101,8 +101,8 @@ def kind(event: FunctionEvent) -> str:
 
 
 def _convolution(event: FunctionEvent) -> str:
-    """By the shape of its weights: (E, 1, k, k) is depth-wise, (E, D, 1, 1) is a linear layer of positions."""
-    place = 2 if "backward" in event.name else 1  # after the gradient, where there is one, and the input
+    """Classify by the shape of the weights: depth-wise (E, 1, k, k), or linear layer per position (E, D, 1, 1)."""
+    place = 2 if "backward" in event.name else 1  # after the input and, in the backward pass, the gradient
     shape: Any = event.input_shapes[place] if len(event.input_shapes) > place else ()
     if len(shape) != 4:
         return OTHER
@@ -112,7 +112,7 @@ def _convolution(event: FunctionEvent) -> str:
 
 
 def milliseconds(step: Stepper) -> dict[str, float]:
-    """Self CPU time of one step by kind."""
+    """Self CPU time of one step by kind of operation."""
     with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
         step.step()
     found = dict.fromkeys(KINDS, 0.0)
@@ -122,7 +122,7 @@ def milliseconds(step: Stepper) -> dict[str, float]:
 
 
 def measure(contestants: Sequence[Profiled], setting: Setting, rounds: int) -> list[dict[str, Any]]:
-    """Milliseconds of each contestant by kind, round by round."""
+    """Profile the contestants in turns: medians and rounds of each, in milliseconds by kind of operation."""
     steppers = {}
     for one in contestants:
         own = replace(setting, **one.changes)
@@ -143,14 +143,14 @@ def measure(contestants: Sequence[Profiled], setting: Setting, rounds: int) -> l
 
 
 def settings(quick: bool) -> list[Setting]:
-    """Training in batches of 32 and inference in batches of 16."""
+    """Training with batch size 32 and inference with batch size 16, in two precisions."""
     found = [Setting("training", precision, batch_size=32, device="cpu") for precision in ("bf16-mixed", "fp32")]
     found += [Setting(precision=precision, batch_size=16, device="cpu") for precision in ("bf16", "fp32")]
     return [replace(setting, batch_size=2, image_size=32) for setting in found] if quick else found
 
 
 def section(setting: Setting, rows: Sequence[dict[str, Any]]) -> Section:
-    """A table with a line for each kind, and a chart with a bar for each contestant."""
+    """A table with a row per kind of operation, and a chart with a bar per contestant."""
     sums = [sum(row["milliseconds"].values()) for row in rows]
     shown = [one for one in KINDS if any(row["milliseconds"][one] for row in rows)]
     lines = []
@@ -159,7 +159,7 @@ def section(setting: Setting, rows: Sequence[dict[str, Any]]) -> Section:
         lines.append([one, *(f"{ms:,.4g} ({ms / total:.0%})" for ms, total in zip(spent, sums, strict=True))])
     lines.append(["all", *(f"{total:,.4g}" for total in sums)])
     headers = ["milliseconds", *(row["name"] for row in rows)]
-    return Section(setting.words(), headers, lines, figure=_chart(rows, shown), caption="Milliseconds of a step.")
+    return Section(setting.words(), headers, lines, figure=_chart(rows, shown), caption="Milliseconds per step.")
 
 
 def _chart(rows: Sequence[dict[str, Any]], shown: Sequence[str]) -> go.Figure:
@@ -186,11 +186,11 @@ def _chart(rows: Sequence[dict[str, Any]], shown: Sequence[str]) -> go.Figure:
 
 
 def main() -> None:
-    """Profile, and write numbers, tables and charts."""
+    """Profile, then write numbers, table and charts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="steps of each contestant")
-    parser.add_argument("--quick", action="store_true", help="one step of two small images, to see that it works")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="steps per contestant")
+    parser.add_argument("--quick", action="store_true", help="a trial: one step of two small images")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the results")
     options = parser.parse_args()
     quiet()
     keep_memory()  # as the commands do

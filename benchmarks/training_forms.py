@@ -1,10 +1,10 @@
-"""Training a locality feed-forward network module by module or in few passes: which form is faster, and where.
+"""Training a locality feed-forward network module by module or in few passes: which form is faster in which setting.
 
     python benchmarks/training_forms.py
 
-Takes about 40 minutes on 2 CPU cores. Measures each combination of eager or compiled, precision, and memory kept by the
-process or returned to the system (``localvit.keep_memory``), in a fresh process each. The forms take turns; medians
-count. Prints a table and writes ``benchmarks/results/training_forms.{json,md}``. ``localvit.locality.kernels.forms``
+Takes about 40 minutes on 2 CPU cores. Each combination of eager or compiled, precision, and memory kept by the process
+or returned to the system (``localvit.keep_memory``) runs in a fresh process. The forms take turns, and medians are
+compared. Prints a table and writes ``benchmarks/results/training_forms.{json,md}``. ``localvit.locality.kernels.forms``
 makes the faster form of each setting the default.
 """
 

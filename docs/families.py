@@ -1,9 +1,9 @@
-"""Writes ``docs/families.md``: the transformers of timm that ``localvit.localize`` works on, each tried.
+"""Write ``docs/families.md``: the transformers of timm that ``localvit.localize`` supports, each tried.
 
     python docs/families.py
 
-For every model the residual mode must give what the original gives, and change it once its convolution has learned
-something; in the mode of the paper every parameter must get a finite gradient.
+For every model, the residual mode must reproduce the outputs of the original, and change them once its convolution has
+weights. In the mode of the paper, every parameter must get a finite gradient.
 """
 
 import copy
@@ -21,7 +21,7 @@ from localvit.locality.hidden import HiddenLocality
 from localvit.locality.localize import localizations
 
 PAGE = Path(__file__).with_name("families.md")
-# A model, and the feature of its token layout that it stands for.
+# Each model represents a feature of token layouts.
 MODELS = {
     "vit_tiny_patch16_224": "class token",
     "vit_medium_patch16_gap_256": "no prefix token, average pooling, layer scale",
@@ -65,10 +65,12 @@ _SMALLER: dict[str, dict[str, Any]] = {
 
 
 def try_model(name: str) -> tuple[str, int, float, float]:
-    """Class, localized layers, and how far the residual mode is from the original before and after it has learned.
+    """Class, number of localized layers, and differences of the residual mode from the original.
+
+    The first difference is that of fresh localities, the second that of localities with random weights.
 
     Raises:
-        RuntimeError: where a parameter of the model in replace mode gets no finite gradient.
+        RuntimeError: if a parameter of the model in replace mode gets no finite gradient.
     """
     torch.manual_seed(0)
     model: nn.Module = timm.create_model(name, num_classes=7, **_SMALLER.get(name, {})).eval()
@@ -93,7 +95,7 @@ def try_model(name: str) -> tuple[str, int, float, float]:
 
 
 def _randomize(model: nn.Module) -> None:
-    """Weights as after some training: fresh layer scales and heads of zero would hide a branch that is wrong."""
+    """Move weights away from their initial values: zeros in layer scales and heads would hide a wrong branch."""
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim <= 1:
@@ -103,18 +105,19 @@ def _randomize(model: nn.Module) -> None:
 
 
 def main() -> None:
-    """Try all models and write the page."""
+    """Try all models, then write the page."""
     warnings.filterwarnings("ignore", category=UserWarning)
     rows = [(name, *try_model(name)) for name in track(MODELS, "Trying models")]
     lines = [
         "# Transformers that `localvit.localize` works on",
         "",
-        "Written by `python docs/families.py`, which tried every row: in residual mode the outputs are those of the",
-        "original (largest difference), and move once the convolution has learned something; in the mode of the paper",
-        "every parameter gets a finite gradient. `tests/test_families.py` repeats it. Models derived from the same",
-        "class work alike. For a family that is not here, register a [token layout](localize.md).",
+        "`python docs/families.py` tried each row and wrote this page. In residual mode, the outputs equal those of",
+        "the original (largest difference), and change once the convolution has learned something. In the mode of",
+        "the paper, every parameter gets a finite gradient. `tests/locality/test_families.py` repeats this. Other",
+        "models of the same class work the same way. For another family, register a",
+        "[token layout](localize.md#your-own-model).",
         "",
-        "| model of timm | class | stands for | layers | difference, residual | after learning |",
+        "| timm model | class | represents | layers | difference, residual | after learning |",
         "|---|---|---|---:|---:|---:|",
         *(
             f"| `{name}` | `{kind}` | {MODELS[name]} | {layers} | {exact:.0e} | {learned:.0e} |"

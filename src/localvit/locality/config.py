@@ -1,6 +1,6 @@
-"""The choices that make up a locality feed-forward network, and where it goes in a transformer; free of PyTorch.
+"""The choices that make up a locality feed-forward network, and its place in a transformer.
 
-The command line reads these types to answer a question or a typo without waiting for PyTorch.
+This module does not import PyTorch, so that the command line can answer help and typos at once.
 """
 
 import math
@@ -18,20 +18,20 @@ Mode = Literal["replace", "residual"]
 
 @dataclass(frozen=True)
 class LocalityConfig:
-    """What a locality feed-forward network is made of; the axes of the paper's ablations (sections 3.2 and 4).
+    """The choices that make up a locality feed-forward network: the axes of the paper's ablations (sections 3.2 and 4).
 
     Attributes:
         expansion_ratio: gamma, hidden channels over token channels.
-        kernel_size: side of the depth-wise convolution, odd.
-        activation: after the expansion and after the depth-wise convolution.
-        channel_attention: after the depth-wise step: none, squeeze-and-excitation (se), efficient channel attention
-            with a sigmoid (eca) or with a hard sigmoid (ecah).
-        se_reduction: with se, hidden channels over the width of its bottleneck.
-        depthwise: whether the depth-wise step is there; without it the network sees one token at a time (control).
+        kernel_size: side of the depth-wise convolution, odd. Size 1 is a control without neighbors.
+        activation: activation after the expansion and after the depth-wise convolution.
+        channel_attention: channel attention after the depth-wise step: none, squeeze-and-excitation (se), or efficient
+            channel attention with a sigmoid (eca) or a hard sigmoid (ecah).
+        se_reduction: hidden channels over the width of the bottleneck of se.
+        depthwise: whether there is a depth-wise step. Without it, the network sees one token at a time (control).
         residual: whether the input is added to the output.
 
     Raises:
-        ValueError: for a value outside of what its field allows.
+        ValueError: if a field has a value that is not allowed.
     """
 
     expansion_ratio: float = 4.0
@@ -60,7 +60,7 @@ class LocalityConfig:
             raise ValueError(f"se_reduction is {self.se_reduction}; it must be a whole number of at least 1")
 
     def hidden_channels(self, dim: int) -> int:
-        """Width E of the hidden grid for tokens of ``dim`` channels; ValueError where that leaves none."""
+        """Number E of hidden channels for tokens of ``dim`` channels; ValueError if there are none."""
         hidden = int(self.expansion_ratio * dim)
         if hidden < 1:
             raise ValueError(f"expansion_ratio {self.expansion_ratio} of dim {dim} leaves {hidden} hidden channels")

@@ -1,7 +1,7 @@
-"""Puts the locality mechanism into a vision transformer: which layers get it, and in place of what.
+"""Put the locality mechanism into a vision transformer: which layers get it, and what it replaces or extends.
 
-The model keeps its own code. In a localized layer the MLP is exchanged or extended; the token grid comes from where
-``layouts.py`` says it can be read.
+The model keeps its own code. The MLP of a localized layer is replaced or extended, and receives its token grid from the
+place that ``layouts.py`` names.
 """
 
 from collections.abc import Sequence
@@ -20,12 +20,12 @@ from localvit.locality.layouts import TokenGrid, TokenLayout, layout_of
 
 @dataclass(frozen=True)
 class Localization:
-    """One call of :func:`localize`, as the model remembers it and its files carry it.
+    """A call of :func:`localize`, recorded in the model and in its files.
 
     Attributes:
         config: the mechanism.
-        layers: indices of the layers that got it.
-        mode: in place of the MLP branch, or added to it.
+        layers: indices of the localized layers.
+        mode: whether it replaced the MLP branch or was added to it.
     """
 
     config: LocalityConfig
@@ -34,16 +34,15 @@ class Localization:
 
 
 def select_layers(layers: Layers, depth: int) -> tuple[int, ...]:
-    """Indices of the layers that ``layers`` names in a transformer of ``depth`` layers, ascending.
+    """Ascending indices of the layers that ``layers`` selects in a transformer of ``depth`` layers.
 
     Args:
-        layers: ``"all"``; ``"low"``, ``"middle"`` or ``"high"``, the thirds of the depth (paper, section 4.3), where
-            lower thirds take what does not divide evenly; or a list of such thirds and of indices from 0, negative ones
-            counting from the end.
+        layers: ``"all"``; a third of the depth, ``"low"``, ``"middle"`` or ``"high"`` (paper, section 4.3), where lower
+            thirds get the remainder; or a list of thirds and of indices. Negative indices count from the end.
         depth: number of layers.
 
     Raises:
-        ValueError: for another name, an index out of range, a layer given twice, or no layer at all.
+        ValueError: for an unknown name, an index out of range, a layer selected twice, or no layer at all.
     """
     selected = [index for part in ([layers] if isinstance(layers, str) else layers) for index in _indices(part, depth)]
     if len(set(selected)) < len(selected):
@@ -70,24 +69,24 @@ def localize(
 ) -> nn.Module:
     """Put locality into the chosen layers of a transformer.
 
-    With ``mode="replace"``, the paper's, the MLP branch of a layer becomes a freshly initialised locality feed-forward
-    network; its norm, layer scale and stochastic depth go with it, those of the attention branch stay. With
-    ``mode="residual"``, for pretrained models, all of the branch stays, and a depth-wise convolution that starts at
-    zero is added to the hidden tokens of its MLP: the localized model gives exactly what the original gave.
+    With ``mode="replace"``, as in the paper, a freshly initialized locality feed-forward network replaces the MLP
+    branch of a layer, including its norm, layer scale and stochastic depth. The attention branch keeps its own. With
+    ``mode="residual"``, for pretrained models, the branch stays, and a depth-wise convolution that starts at zero is
+    added to the hidden tokens of its MLP. The localized model then initially computes exactly what the original did.
 
     Args:
-        model: a transformer of a family in ``docs/families.md``, which is changed in place.
-        config: the mechanism; the default is a 3x3 depth-wise convolution with h-swish at expansion ratio 4. In
-            residual mode expansion and activation are the MLP's own.
-        layers: which layers, as for :func:`select_layers`. A second call may localize others, another way.
+        model: a transformer of a family in ``docs/families.md``; it is changed in place.
+        config: the mechanism. Defaults to a 3x3 depth-wise convolution with h-swish and expansion ratio 4. In residual
+            mode, the MLP keeps its own expansion ratio and activation.
+        layers: the layers, as for :func:`select_layers`. Further calls can localize other layers differently.
         mode: ``"replace"`` or ``"residual"``.
 
     Returns:
         The model, with timm's interface unchanged.
 
     Raises:
-        ValueError: for a model without such layers, layers that are not there or are localized already, or a
-            mechanism that cannot be built for them.
+        ValueError: if the model is not supported, if a layer does not exist or is already localized, or if the
+            mechanism cannot be built for it.
     """
     config = config or LocalityConfig()
     if mode not in ("replace", "residual"):
@@ -106,7 +105,7 @@ def localize(
     for index, block in zip(indices, selected, strict=True):
         _require_localizable(block, index, layout)
     build = _replacement if mode == "replace" else _addition
-    # All are built before the first is placed, so that what cannot be built leaves the model as it was.
+    # Build all before placing the first, so that a failure leaves the model unchanged.
     localities = [
         build(getattr(block, layout.mlp), config, layout.num_prefix_tokens(model, block)) for block in selected
     ]
@@ -118,18 +117,20 @@ def localize(
             setattr(block, layout.mlp, LocalityMlp(locality, grid))
             _clear_branch(block, layout)
         else:
-            _add_to_mlp(getattr(block, layout.mlp), locality, grid)
+            mlp = getattr(block, layout.mlp)
+            mlp.add_module("locality", locality)
+            mlp.fc2.register_forward_pre_hook(LocalityBeforeProjection(mlp, grid))
     model.localizations = [*localizations(model), Localization(config, indices, mode)]  # type: ignore[assignment]
     return model
 
 
 def localizations(model: nn.Module) -> list[Localization]:
-    """The calls of :func:`localize` that made ``model`` what it is."""
+    """The calls of :func:`localize` that changed ``model``, in order."""
     return list(getattr(model, "localizations", []))
 
 
 def layers_left(model: nn.Module) -> list[int]:
-    """Indices of the layers that no call of :func:`localize` has changed."""
+    """Indices of the layers that are not localized."""
     changed = {index for call in localizations(model) for index in call.layers}
     return [index for index, _ in enumerate(layout_of(model).blocks(model)) if index not in changed]
 
@@ -139,7 +140,7 @@ class LocalityMlp(nn.Module):
 
     Args:
         locality: the network.
-        token_grid: where the grid of the tokens is told.
+        token_grid: the grid of the block's tokens.
     """
 
     def __init__(self, locality: GridFeedForward, token_grid: TokenGrid) -> None:
@@ -148,7 +149,7 @@ class LocalityMlp(nn.Module):
         self.token_grid = token_grid
 
     def forward(self, x: Tensor, *grid: Any) -> Tensor:
-        """Tokens (B, N, D) or a map (B, H, W, D) to what is added to them; prefix tokens get nothing."""
+        """Tokens (B, N, D) or a map (B, H, W, D) to what is added to them, which is zero for prefix tokens."""
         return _on_tokens(self._branch, x, self.token_grid)
 
     def _branch(self, x_BND: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -158,13 +159,13 @@ class LocalityMlp(nn.Module):
 
 
 class LocalityBeforeProjection:
-    """Forward pre-hook of an MLP's last layer: its hidden tokens exchange information first.
+    """Forward pre-hook of an MLP's last layer that mixes its hidden tokens.
 
-    A hook, because the layer then keeps its name and the model the keys of its state dict.
+    As a hook it leaves the names of layers, and so the keys of the state dict, unchanged.
 
     Args:
-        mlp: the MLP, which has the mechanism as its module ``locality``.
-        token_grid: where the grid of the tokens is told.
+        mlp: the MLP, whose module ``locality`` is the mechanism.
+        token_grid: the grid of the block's tokens.
     """
 
     def __init__(self, mlp: nn.Module, token_grid: TokenGrid) -> None:
@@ -172,12 +173,12 @@ class LocalityBeforeProjection:
         self.token_grid = token_grid
 
     def __call__(self, layer: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Exchange the layer's input."""
+        """Replace the layer's input."""
         return (_on_tokens(self.mlp.locality, args[0], self.token_grid), *args[1:])
 
 
 def _on_tokens(function: Any, x: Tensor, token_grid: TokenGrid) -> Tensor:
-    """Call ``function(tokens, grid)`` for tokens in row order, whether they come so, as a map, or in another order."""
+    """Call ``function(tokens, grid)`` with tokens in row order, for ``x`` in this order, in another, or as a map."""
     if x.ndim == 4:
         height, width = x.shape[1:3]
         out_BHWD: Tensor = function(x.flatten(1, 2), (height, width)).unflatten(1, (height, width))
@@ -195,8 +196,8 @@ def _require_localizable(block: nn.Module, index: int, layout: TokenLayout) -> N
         raise ValueError(f"layer {index} is already localized; each layer can be localized once")
     if mlp is None or not isinstance(getattr(mlp, "fc2", None), nn.Linear):
         raise ValueError(
-            f"layer {index} is a {type(block).__name__} without an MLP that ends in a linear layer fc2; "
-            "there is nothing to localize in it"
+            f"layer {index} is a {type(block).__name__} without an MLP that ends in a linear layer fc2, "
+            "so there is nothing to localize"
         )
 
 
@@ -218,13 +219,8 @@ def _addition(mlp: nn.Module, config: LocalityConfig, prefix: int) -> HiddenLoca
     return HiddenLocality(last.in_features, config, num_prefix_tokens=prefix)
 
 
-def _add_to_mlp(mlp: nn.Module, locality: HiddenLocality, grid: TokenGrid) -> None:
-    mlp.add_module("locality", locality)
-    mlp.get_submodule("fc2").register_forward_pre_hook(LocalityBeforeProjection(mlp, grid))
-
-
 def _clear_branch(block: nn.Module, layout: TokenLayout) -> None:
-    """Take norm, layer scale and stochastic depth from a block's MLP branch."""
+    """Remove norm, layer scale and stochastic depth from a block's MLP branch."""
     setattr(block, layout.norm, nn.Identity())
     for name in layout.scale:
         scale = getattr(block, name, None)

@@ -20,7 +20,7 @@ Mix = Callable[[LocalityFeedForward, Tensor], tuple[Tensor, norm_act.Statistics 
 
 
 def mix(network: LocalityFeedForward, z_BEHW: Tensor) -> tuple[Tensor, norm_act.Statistics | None]:
-    """Norm and activate the expanded map, then convolve it depth-wise; returns no statistics of the result."""
+    """Norm, activation and depth-wise convolution of the expanded map, without statistics of the result."""
     assert isinstance(network.depthwise, ConvNormAct)
     depthwise = partial(convolve, network.depthwise.conv)
     return norm_act.then(depthwise, z_BEHW, network.expand.norm, network.expand.act), None
@@ -29,7 +29,7 @@ def mix(network: LocalityFeedForward, z_BEHW: Tensor) -> tuple[Tensor, norm_act.
 def few_passes(network: LocalityFeedForward, image_BDHW: Tensor, mix: Mix = mix) -> Tensor:
     """The modules of ``network`` cut where a hidden map is stored: between a convolution and its norm.
 
-    Runs the modules in order when there is nothing to store, or when a norm or a hook demands it.
+    Runs the modules in order if no gradients are recorded, or if a norm or a hook requires it.
     """
     stages = [stage for stage in (network.expand, network.depthwise) if isinstance(stage, ConvNormAct)]
     if not (torch.is_grad_enabled() and all(norm_act.fits(stage.norm, stage.act) for stage in stages)):

@@ -133,11 +133,12 @@ def then(
     """``following(act(norm(z)))`` for a batch norm in training mode; the backward pass needs only ``z``.
 
     Args:
-        following: maps the feature map (B, C, H, W) further; the backward pass repeats it up to its last operation.
+        following: what comes next; the backward pass repeats it up to its last operation.
         z_BCHW: the input of the norm.
         norm: the batch norm; its running statistics are updated.
         act: the activation.
-        statistics: mean and biased variance (C,) of ``z`` if known; then ``norm`` must have been updated already.
+        statistics: mean and biased variance (C,) of ``z``, if ``norm`` has already been updated with them. Computed if
+            None.
 
     Raises:
         RuntimeError: from autograd, on a second derivative.
@@ -145,13 +146,13 @@ def then(
     mean_C, var_C = batch_statistics(z_BCHW, norm) if statistics is None else statistics
 
     def run(z_BCHW: Tensor) -> Tensor:
-        a_BCHW: Tensor = _NormAct.apply(z_BCHW, norm.weight, norm.bias, mean_C, var_C, norm.eps, type(act))
+        a_BCHW: Tensor = _NormAct.apply(z_BCHW, type(act), norm.eps, norm.weight, norm.bias, mean_C, var_C)
         return following(a_BCHW)
 
-    # Eager recomputation stops before the last operation by itself; the compiler has to be told.
+    # Eager recomputation stops before the last operation by itself. The compiler needs a policy.
     contexts = partial(create_selective_checkpoint_contexts, _store_products)
-    told: dict[str, Any] = {"context_fn": contexts} if _is_compiling() else {}
-    out_BCHW: Tensor = checkpoint(run, z_BCHW, use_reentrant=False, preserve_rng_state=False, **told)
+    policy: dict[str, Any] = {"context_fn": contexts} if _is_compiling() else {}
+    out_BCHW: Tensor = checkpoint(run, z_BCHW, use_reentrant=False, preserve_rng_state=False, **policy)
     return out_BCHW
 
 
@@ -161,70 +162,62 @@ def _store_products(ctx: Any, operation: Any, *args: Any, **kwargs: Any) -> Chec
     return CheckpointPolicy.MUST_SAVE if operation in products else CheckpointPolicy.PREFER_RECOMPUTE
 
 
+class _Norm(NamedTuple):
+    """The numbers of a batch norm: its parameters, and mean and biased variance of the batch."""
+
+    weight_C: Tensor
+    bias_C: Tensor
+    mean_C: Tensor
+    var_C: Tensor
+    eps: float
+
+
 class _NormAct(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        z_BCHW: Tensor,
-        weight_C: Tensor,
-        bias_C: Tensor,
-        mean_C: Tensor,
-        var_C: Tensor,
-        eps: float,
-        act: type[nn.Module],
-    ) -> Tensor:
-        ctx.save_for_backward(z_BCHW, weight_C, bias_C, mean_C, var_C)
+    def forward(ctx: Any, z_BCHW: Tensor, act: type[nn.Module], eps: float, *tensors_C: Tensor) -> Tensor:
+        ctx.save_for_backward(z_BCHW, *tensors_C)
         ctx.eps, ctx.act = eps, act
+        norm = _Norm(*tensors_C, eps)
         if not _is_compiling():
-            y_BCHW = F.batch_norm(z_BCHW, mean_C, var_C, weight_C, bias_C, False, 0.0, eps)
-            return _ACTIVATIONS[act].eager(y_BCHW)
-        scale_C, shift_C = _scale_and_shift(weight_C, bias_C, mean_C, var_C, eps)
+            return _ACTIVATIONS[act].eager(_normalized(z_BCHW, norm))
+        scale_C, shift_C = _scale_and_shift(norm)
         y_BMC = _wide(_tokens(z_BCHW)) * scale_C + shift_C
         return _map_like(_ACTIVATIONS[act].formula(y_BMC), z_BCHW)
 
     @staticmethod
     @once_differentiable  # it treats the statistics as constants, so a second derivative would be wrong
     def backward(ctx: Any, grad_BCHW: Tensor) -> tuple[Tensor | None, ...]:
-        z_BCHW, weight_C, bias_C, mean_C, var_C = ctx.saved_tensors
+        z_BCHW, *tensors_C = ctx.saved_tensors
         form = _backward_formula if _is_compiling() else _backward_eager
-        return (*form(grad_BCHW, z_BCHW, weight_C, bias_C, mean_C, var_C, ctx.eps, ctx.act), *[None] * 4)
+        dz_BCHW, dweight_C, dbias_C = form(grad_BCHW, z_BCHW, _Norm(*tensors_C, ctx.eps), ctx.act)
+        return dz_BCHW, None, None, dweight_C, dbias_C, None, None
+
+
+def _normalized(z_BCHW: Tensor, norm: _Norm) -> Tensor:
+    return F.batch_norm(z_BCHW, norm.mean_C, norm.var_C, norm.weight_C, norm.bias_C, False, 0.0, norm.eps)
 
 
 def _backward_eager(
-    grad_BCHW: Tensor,
-    z_BCHW: Tensor,
-    weight_C: Tensor,
-    bias_C: Tensor,
-    mean_C: Tensor,
-    var_C: Tensor,
-    eps: float,
-    act: type[nn.Module],
+    grad_BCHW: Tensor, z_BCHW: Tensor, norm: _Norm, act: type[nn.Module]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    y_BCHW = F.batch_norm(z_BCHW, mean_C, var_C, weight_C, bias_C, False, 0.0, eps)
+    y_BCHW = _normalized(z_BCHW, norm)
     dy_BCHW = _ACTIVATIONS[act].eager_backward(grad_BCHW.to(y_BCHW.dtype), y_BCHW)
-    invstd_C = torch.rsqrt(var_C + eps)
+    invstd_C = torch.rsqrt(norm.var_C + norm.eps)
     # The backward kernel of batch norm has no public name.
-    dz_BCHW, dweight_C, dbias_C = torch.ops.aten.native_batch_norm_backward(
-        dy_BCHW, z_BCHW, weight_C, None, None, mean_C, invstd_C, True, eps, [True, True, True]
+    gradients: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.native_batch_norm_backward(
+        dy_BCHW, z_BCHW, norm.weight_C, None, None, norm.mean_C, invstd_C, True, norm.eps, [True, True, True]
     )
-    return dz_BCHW, dweight_C, dbias_C
+    return gradients
 
 
 def _backward_formula(
-    grad_BCHW: Tensor,
-    z_BCHW: Tensor,
-    weight_C: Tensor,
-    bias_C: Tensor,
-    mean_C: Tensor,
-    var_C: Tensor,
-    eps: float,
-    act: type[nn.Module],
+    grad_BCHW: Tensor, z_BCHW: Tensor, norm: _Norm, act: type[nn.Module]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    scale_C, shift_C = _scale_and_shift(weight_C, bias_C, mean_C, var_C, eps)
+    scale_C, shift_C = _scale_and_shift(norm)
     z_BMC, grad_BMC = _wide(_tokens(z_BCHW)), _wide(_tokens(grad_BCHW))
     derivative = _ACTIVATIONS[act].derivative
     count = z_BMC.shape[0] * z_BMC.shape[1]
-    invstd_C = torch.rsqrt(var_C + eps)
+    mean_C, invstd_C = norm.mean_C, torch.rsqrt(norm.var_C + norm.eps)
     # The gradient of the norm's output appears three times, each with its terms in another order. Otherwise the
     # compiler would recognize one shared tensor and write it to memory in full precision.
     dbias_C = over_images_and_positions(grad_BMC * derivative(shift_C + scale_C * z_BMC))
@@ -236,11 +229,9 @@ def _backward_formula(
     return _map_like(dz_BMC, z_BCHW), dweight_C, dbias_C
 
 
-def _scale_and_shift(
-    weight_C: Tensor, bias_C: Tensor, mean_C: Tensor, var_C: Tensor, eps: float
-) -> tuple[Tensor, Tensor]:
-    scale_C = weight_C * torch.rsqrt(var_C + eps)
-    return settle(scale_C), settle(bias_C - mean_C * scale_C)
+def _scale_and_shift(norm: _Norm) -> tuple[Tensor, Tensor]:
+    scale_C = norm.weight_C * torch.rsqrt(norm.var_C + norm.eps)
+    return settle(scale_C), settle(norm.bias_C - norm.mean_C * scale_C)
 
 
 def _two_pass(z_BMC: Tensor) -> Statistics:
