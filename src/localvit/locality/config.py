@@ -4,9 +4,11 @@ This module does not import PyTorch, so that the command line can answer help an
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, get_args
+
+from localvit.system.suggestions import did_you_mean
 
 Activation = Literal["relu6", "hswish", "gelu", "silu"]
 ChannelAttention = Literal["none", "se", "eca", "ecah"]
@@ -29,6 +31,8 @@ class LocalityConfig:
         se_reduction: hidden channels over the width of the bottleneck of se.
         depthwise: whether there is a depth-wise step. Without it, the network sees one token at a time (control).
         residual: whether the input is added to the output.
+        permuted: whether the depth-wise convolution sees the tokens of the grid in a fixed random order (control): same
+            parameters and multiply-accumulates, but no locality.
 
     Raises:
         ValueError: if a field has a value that is not allowed.
@@ -41,6 +45,7 @@ class LocalityConfig:
     se_reduction: int = 4
     depthwise: bool = True
     residual: bool = True
+    permuted: bool = False
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.expansion_ratio) and self.expansion_ratio > 0):
@@ -58,6 +63,26 @@ class LocalityConfig:
             )
         if self.se_reduction < 1:
             raise ValueError(f"se_reduction is {self.se_reduction}; it must be a whole number of at least 1")
+        if self.permuted and not self.depthwise:
+            raise ValueError(
+                "permuted is True and depthwise is False; only the depth-wise convolution depends on the order of the "
+                "tokens, so without it there is nothing to permute"
+            )
+
+    def changed(self, values: Mapping[str, Any] | None) -> "LocalityConfig":
+        """A copy with other values in some fields, given by name.
+
+        Raises:
+            ValueError: for an unknown field, or a value of another type or that is not allowed.
+        """
+        types = {field.name: type(field.default) for field in fields(self)}
+        for name, value in (values or {}).items():
+            if name not in types:
+                hint = did_you_mean(name, types)
+                raise ValueError(f"locality has no field {name!r}; its fields are {', '.join(types)}.{hint}")
+            if type(value) is not types[name] and (type(value), types[name]) != (int, float):
+                raise ValueError(f"locality has {name}={value!r}; it must be of type {types[name].__name__}")
+        return replace(self, **(values or {}))
 
     def hidden_channels(self, dim: int) -> int:
         """Number E of hidden channels for tokens of ``dim`` channels; ValueError if there are none."""

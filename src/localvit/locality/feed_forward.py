@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from localvit.locality.channel_attention import channel_attention
 from localvit.locality.config import LocalityConfig
+from localvit.locality.permutation import permute, restore
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu6": nn.ReLU6,
@@ -28,11 +29,17 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 def on_grid(
-    function: Callable[[Tensor], Tensor], x_BND: Tensor, grid: tuple[int, int], num_prefix_tokens: int
+    function: Callable[[Tensor], Tensor],
+    x_BND: Tensor,
+    grid: tuple[int, int],
+    num_prefix_tokens: int,
+    *,
+    permuted: bool = False,
 ) -> Tensor:
     """Apply ``function`` to the image tokens as a feature map (B, D, H, W) and return tokens (B, H * W, D).
 
     These are Seq2Img and Img2Seq of the paper. The map is a channels-last view of the tokens, so nothing is copied.
+    ``permuted`` puts the tokens on the map in a random order, and restores their order afterwards.
 
     Raises:
         ValueError: if the number of tokens is not P + H * W.
@@ -43,15 +50,19 @@ def on_grid(
             f"got {x_BND.shape[1]} tokens; num_prefix_tokens={num_prefix_tokens} and a grid of {height} x {width} "
             f"make {num_prefix_tokens + height * width}"
         )
-    image_BDHW = x_BND[:, num_prefix_tokens:].unflatten(1, (height, width)).permute(0, 3, 1, 2)
-    return function(image_BDHW).permute(0, 2, 3, 1).flatten(1, 2)
+    image_BMD = x_BND[:, num_prefix_tokens:]
+    if permuted:
+        image_BMD = permute(image_BMD)
+    image_BDHW = image_BMD.unflatten(1, (height, width)).permute(0, 3, 1, 2)
+    out_BMD = function(image_BDHW).permute(0, 2, 3, 1).flatten(1, 2)
+    return restore(out_BMD) if permuted else out_BMD
 
 
 class GridFeedForward(nn.Module):
     """A feed-forward network on the token grid: prefix tokens bypass it, and the input is added to its output.
 
     Args:
-        config: decides whether the input is added.
+        config: decides whether the input is added, and whether tokens are permuted.
         num_prefix_tokens: number P of tokens before the grid, which pass through unchanged.
     """
 
@@ -61,7 +72,7 @@ class GridFeedForward(nn.Module):
         self.num_prefix_tokens = num_prefix_tokens
 
     def forward(self, x_BND: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Mix each image token with its neighbors on the grid.
+        """Mix each image token with its neighbors on the grid, or with random tokens if it is permuted.
 
         Args:
             x_BND: tokens (B, P + H * W, D): prefix tokens, then the grid row by row.
@@ -81,7 +92,7 @@ class GridFeedForward(nn.Module):
 
     def branch(self, x_BND: Tensor, grid: tuple[int, int]) -> Tensor:
         """The residual branch: what the network adds to the image tokens (B, H * W, D). See :meth:`forward`."""
-        return on_grid(self._on_grid, x_BND, grid, self.num_prefix_tokens)
+        return on_grid(self._on_grid, x_BND, grid, self.num_prefix_tokens, permuted=self.config.permuted)
 
     def _on_grid(self, image_BDHW: Tensor) -> Tensor:
         raise NotImplementedError

@@ -19,26 +19,27 @@ class HiddenLocality(nn.Module):
 
     Args:
         hidden: channels E of the hidden tokens.
-        config: kernel size and channel attention; the MLP keeps its own expansion ratio and activation.
+        config: kernel size, channel attention and permutation; the MLP keeps its own expansion ratio and activation.
         num_prefix_tokens: number P of tokens before the grid, which pass through unchanged.
     """
 
     def __init__(self, hidden: int, config: LocalityConfig, *, num_prefix_tokens: int = 0) -> None:
         super().__init__()
         self.num_prefix_tokens = num_prefix_tokens
+        self.permuted = config.permuted
         size = config.kernel_size
         self.depthwise = nn.Conv2d(hidden, hidden, size, padding=size // 2, groups=hidden, bias=False)
         nn.init.zeros_(self.depthwise.weight)
         self.channel_attention = channel_attention(config.channel_attention, hidden, config.se_reduction)
 
     def forward(self, x_BNE: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Mix hidden tokens (B, P + H * W, E) with their neighbors.
+        """Mix hidden tokens (B, P + H * W, E) with their neighbors, or with random tokens if they are permuted.
 
         Raises:
             ValueError: if the tokens do not fill a grid of (H, W).
         """
         prefix = self.num_prefix_tokens
-        out_BME = x_BNE[:, prefix:] + on_grid(self._on_grid, x_BNE, grid, prefix)
+        out_BME = x_BNE[:, prefix:] + on_grid(self._on_grid, x_BNE, grid, prefix, permuted=self.permuted)
         return torch.cat([x_BNE[:, :prefix], out_BME], dim=1) if prefix else out_BME
 
     def _on_grid(self, image_BEHW: Tensor) -> Tensor:

@@ -31,11 +31,12 @@ def interpreted() -> Iterator[None]:
         importlib.reload(module)
 
 
-@pytest.mark.parametrize("attention", ["none", "se"])
-def test_the_step_is_the_same(attention: str, interpreted: None, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "config", [LocalityConfig(), LocalityConfig(channel_attention="se"), LocalityConfig(permuted=True)], ids=str
+)
+def test_the_step_is_the_same(config: LocalityConfig, interpreted: None, monkeypatch: pytest.MonkeyPatch) -> None:
     place = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
-    config = LocalityConfig(channel_attention=attention)  # type: ignore[arg-type]
     plain = LocalityFeedForward(8, config).to(place).train()
     faster = localvit.use_triton(copy.deepcopy(plain))
     calls = []

@@ -105,7 +105,7 @@ class FusedHiddenLocality(HiddenLocality):
 
     def __init__(self, locality: HiddenLocality) -> None:
         nn.Module.__init__(self)
-        self.num_prefix_tokens = locality.num_prefix_tokens
+        self.num_prefix_tokens, self.permuted = locality.num_prefix_tokens, locality.permuted
         self.depthwise = copy.deepcopy(locality.depthwise)
         middle = locality.depthwise.weight.shape[-1] // 2
         self.depthwise.weight.data[..., middle, middle] += 1
@@ -113,7 +113,7 @@ class FusedHiddenLocality(HiddenLocality):
     def forward(self, x_BNE: Tensor, grid: tuple[int, int]) -> Tensor:
         """As :meth:`HiddenLocality.forward`."""
         prefix = self.num_prefix_tokens
-        out_BME = on_grid(self.depthwise, x_BNE, grid, prefix)
+        out_BME = on_grid(self.depthwise, x_BNE, grid, prefix, permuted=self.permuted)
         return torch.cat([x_BNE[:, :prefix], out_BME], dim=1) if prefix else out_BME
 
 

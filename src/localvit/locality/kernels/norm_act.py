@@ -165,11 +165,11 @@ def _store_products(ctx: Any, operation: Any, *args: Any, **kwargs: Any) -> Chec
 class _Norm(NamedTuple):
     """The numbers of a batch norm: its parameters, and mean and biased variance of the batch."""
 
+    eps: float
     weight_C: Tensor
     bias_C: Tensor
     mean_C: Tensor
     var_C: Tensor
-    eps: float
 
 
 class _NormAct(torch.autograd.Function):
@@ -177,7 +177,7 @@ class _NormAct(torch.autograd.Function):
     def forward(ctx: Any, z_BCHW: Tensor, act: type[nn.Module], eps: float, *tensors_C: Tensor) -> Tensor:
         ctx.save_for_backward(z_BCHW, *tensors_C)
         ctx.eps, ctx.act = eps, act
-        norm = _Norm(*tensors_C, eps)
+        norm = _Norm(eps, *tensors_C)
         if not _is_compiling():
             return _ACTIVATIONS[act].eager(_normalized(z_BCHW, norm))
         scale_C, shift_C = _scale_and_shift(norm)
@@ -189,7 +189,7 @@ class _NormAct(torch.autograd.Function):
     def backward(ctx: Any, grad_BCHW: Tensor) -> tuple[Tensor | None, ...]:
         z_BCHW, *tensors_C = ctx.saved_tensors
         form = _backward_formula if _is_compiling() else _backward_eager
-        dz_BCHW, dweight_C, dbias_C = form(grad_BCHW, z_BCHW, _Norm(*tensors_C, ctx.eps), ctx.act)
+        dz_BCHW, dweight_C, dbias_C = form(grad_BCHW, z_BCHW, _Norm(ctx.eps, *tensors_C), ctx.act)
         return dz_BCHW, None, None, dweight_C, dbias_C, None, None
 
 
