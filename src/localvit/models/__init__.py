@@ -1,11 +1,11 @@
-"""The models of the paper, registered with timm: one file per architecture.
+"""The models of the paper and two landmarks, registered with timm: one file per architecture.
 
 Importing them also attaches the faster form of training to the mechanism.
 """
 
 from localvit.locality.kernels.forms import attach
-from localvit.models import deit, pvt, swin, t2t, tnt
+from localvit.models import deit, landmarks, pvt, swin, t2t, tnt
 
-__all__ = ["deit", "pvt", "swin", "t2t", "tnt"]
+__all__ = ["deit", "landmarks", "pvt", "swin", "t2t", "tnt"]
 
 attach()

@@ -2,7 +2,7 @@
 
 import argparse
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from localvit.models.official_keys import from_official
 
 RELEASE = "https://github.com/ofsoundof/LocalViT/releases/download/v1.0.0"
+Fields = Mapping[str, Any]  # fields of LocalityConfig that a caller changes in all layers of a model
 Filter = Callable[[dict[str, Tensor], Any], dict[str, Tensor]]
 
 

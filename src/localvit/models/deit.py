@@ -12,7 +12,7 @@ from torch import nn
 
 from localvit.locality.config import LocalityConfig
 from localvit.locality.localize import localize
-from localvit.models.build import RELEASE, build, pretrained_config
+from localvit.models.build import RELEASE, Fields, build, pretrained_config
 
 _KEYS = {"first_conv": "patch_embed.proj", "classifier": "head"}
 default_cfgs = generate_default_cfgs(
@@ -28,40 +28,44 @@ _TINY = {"patch_size": 16, "embed_dim": 192, "depth": 12, "num_heads": 4}
 _SMALL = {"patch_size": 16, "embed_dim": 384, "depth": 12, "num_heads": 8}
 
 
-def _create(variant: str, pretrained: bool, locality: LocalityConfig, **model_args: Any) -> nn.Module:
+def _create(
+    variant: str, pretrained: bool, config: LocalityConfig, locality: Fields | None, **model_args: Any
+) -> nn.Module:
     return build(
         VisionTransformer,
         variant,
         pretrained,
-        place=lambda model: localize(model, locality),
+        place=lambda model: localize(model, config.changed(locality)),
         filter_fn=checkpoint_filter_fn,
         **model_args,
     )
 
 
 @register_model
-def localvit_tiny_patch16_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+def localvit_tiny_patch16_224(pretrained: bool = False, locality: Fields | None = None, **kwargs: Any) -> nn.Module:
     """LocalViT-T: h-swish and SE-192 (bottleneck of 4 channels), the paper's main model."""
-    locality = LocalityConfig(channel_attention="se", se_reduction=192)
-    return _create("localvit_tiny_patch16_224", pretrained, locality, **(_TINY | kwargs))
+    config = LocalityConfig(channel_attention="se", se_reduction=192)
+    return _create("localvit_tiny_patch16_224", pretrained, config, locality, **(_TINY | kwargs))
 
 
 @register_model
-def localvit_tiny_se4_patch16_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+def localvit_tiny_se4_patch16_224(pretrained: bool = False, locality: Fields | None = None, **kwargs: Any) -> nn.Module:
     """LocalViT-T with SE-4 (bottleneck of 192 channels): the paper's most accurate tiny model."""
-    locality = LocalityConfig(channel_attention="se", se_reduction=4)
-    return _create("localvit_tiny_se4_patch16_224", pretrained, locality, **(_TINY | kwargs))
+    config = LocalityConfig(channel_attention="se", se_reduction=4)
+    return _create("localvit_tiny_se4_patch16_224", pretrained, config, locality, **(_TINY | kwargs))
 
 
 @register_model
-def localvit_tiny_relu6_mlp6_patch16_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+def localvit_tiny_relu6_mlp6_patch16_224(
+    pretrained: bool = False, locality: Fields | None = None, **kwargs: Any
+) -> nn.Module:
     """LocalViT-T with ReLU6, expansion ratio 6 and no channel attention."""
-    locality = LocalityConfig(expansion_ratio=6, activation="relu6")
-    return _create("localvit_tiny_relu6_mlp6_patch16_224", pretrained, locality, **(_TINY | kwargs))
+    config = LocalityConfig(expansion_ratio=6, activation="relu6")
+    return _create("localvit_tiny_relu6_mlp6_patch16_224", pretrained, config, locality, **(_TINY | kwargs))
 
 
 @register_model
-def localvit_small_patch16_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+def localvit_small_patch16_224(pretrained: bool = False, locality: Fields | None = None, **kwargs: Any) -> nn.Module:
     """LocalViT-S: h-swish and SE-384 (bottleneck of 4 channels)."""
-    locality = LocalityConfig(channel_attention="se", se_reduction=384)
-    return _create("localvit_small_patch16_224", pretrained, locality, **(_SMALL | kwargs))
+    config = LocalityConfig(channel_attention="se", se_reduction=384)
+    return _create("localvit_small_patch16_224", pretrained, config, locality, **(_SMALL | kwargs))

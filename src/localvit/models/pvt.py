@@ -34,8 +34,8 @@ from torch import Tensor, nn
 from localvit.locality.config import LocalityConfig
 from localvit.locality.layouts import TokenLayout, grid_from_block, register_layout, size_argument
 from localvit.locality.localize import localize
-from localvit.models.build import RELEASE, build, pretrained_config, resample_pos_embed, resampled_to_grid
-from localvit.models.classifier import TokenClassifier, init_linear
+from localvit.models.build import RELEASE, Fields, build, pretrained_config, resample_pos_embed, resampled_to_grid
+from localvit.models.head import TokenClassifier, init_linear
 from localvit.models.official_keys import OfficialKeys, register_official_keys
 
 # The norms of blocks and the last norm have an epsilon of 1e-6. Those after a convolution have PyTorch's 1e-5.
@@ -421,13 +421,13 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _localize(model: Any) -> None:
+def _localize(model: Any, locality: Fields | None) -> None:
     """Every stage gets h-swish, its own MLP ratio as gamma, and SE with reduction d."""
     first = 0
     for stage in model.stages:
         hidden, dim = stage.blocks[0].mlp.fc1.weight.shape
         config = LocalityConfig(expansion_ratio=hidden / dim, channel_attention="se", se_reduction=dim)
-        localize(model, config, layers=range(first, first + len(stage.blocks)))
+        localize(model, config.changed(locality), layers=range(first, first + len(stage.blocks)))
         first += len(stage.blocks)
 
 
@@ -443,6 +443,6 @@ def pvt_tiny(pretrained: bool = False, **kwargs: Any) -> nn.Module:
 
 
 @register_model
-def localvit_pvt_tiny(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+def localvit_pvt_tiny(pretrained: bool = False, locality: Fields | None = None, **kwargs: Any) -> nn.Module:
     """LocalViT-PVT: h-swish and SE with reduction d in every layer of PVT-Tiny."""
-    return _create("localvit_pvt_tiny", pretrained, _localize, **kwargs)
+    return _create("localvit_pvt_tiny", pretrained, partial(_localize, locality=locality), **kwargs)

@@ -3,6 +3,7 @@
 The depth-wise convolution works on the whole feature map of a stage, across the borders of attention windows.
 """
 
+from functools import partial
 from typing import Any
 
 from timm.models import SwinTransformer, generate_default_cfgs, register_model
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from localvit.locality.config import LocalityConfig
 from localvit.locality.localize import localize
-from localvit.models.build import RELEASE, build, pretrained_config
+from localvit.models.build import RELEASE, Fields, build, pretrained_config
 from localvit.models.official_keys import OfficialKeys, register_official_keys
 
 default_cfgs = generate_default_cfgs(
@@ -31,22 +32,25 @@ _BODY: dict[str, Any] = {
 }
 
 
-def _localize(model: Any) -> None:
+def _localize(model: Any, locality: Fields | None) -> None:
     """Every stage gets h-swish and SE with reduction d / 4, which is a bottleneck of 16 channels."""
     first = 0
     for stage in model.layers:
         config = LocalityConfig(channel_attention="se", se_reduction=max(1, stage.blocks[0].dim // 4))
-        localize(model, config, layers=range(first, first + len(stage.blocks)))
+        localize(model, config.changed(locality), layers=range(first, first + len(stage.blocks)))
         first += len(stage.blocks)
 
 
 @register_model
-def localvit_swin_tiny_patch4_window7_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+def localvit_swin_tiny_patch4_window7_224(
+    pretrained: bool = False, locality: Fields | None = None, **kwargs: Any
+) -> nn.Module:
     """LocalViT-Swin: h-swish and SE with a bottleneck of 16 channels."""
     name = "localvit_swin_tiny_patch4_window7_224"
     body = _BODY | kwargs
     body.setdefault("out_indices", tuple(range(len(body["depths"]))))
-    return build(SwinTransformer, name, pretrained, place=_localize, filter_fn=checkpoint_filter_fn, **body)
+    place = partial(_localize, locality=locality)
+    return build(SwinTransformer, name, pretrained, place=place, filter_fn=checkpoint_filter_fn, **body)
 
 
 def _positions_and_masks(model: nn.Module) -> dict[str, Tensor]:

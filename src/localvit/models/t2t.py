@@ -14,6 +14,7 @@ E channels inside the performers (token_dim), M random features, H x W the token
 
 import math
 from collections.abc import Collection
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,8 +29,8 @@ from torch import Tensor, nn
 from localvit.locality.config import LocalityConfig
 from localvit.locality.layouts import TokenLayout, grid_from_block, register_layout, size_argument
 from localvit.locality.localize import localize
-from localvit.models.build import build, pretrained_config, resample_pos_embed, resampled_to_grid
-from localvit.models.classifier import TokenClassifier, init_linear
+from localvit.models.build import Fields, build, pretrained_config, resample_pos_embed, resampled_to_grid
+from localvit.models.head import TokenClassifier, init_linear
 from localvit.models.official_keys import OfficialKeys, register_official_keys
 
 _PATCH_SIZE = 16
@@ -430,11 +431,11 @@ class _UnusedNorm(nn.LayerNorm):
         return x + 0 * (self.weight + self.bias)
 
 
-def _localize(model: Any) -> None:
+def _localize(model: Any, locality: Fields | None) -> None:
     """Performers get expansion ratio 1 and no channel attention; blocks get SE with a bottleneck of 4 channels."""
-    localize(model, LocalityConfig(expansion_ratio=1), layers=[0, 1])
+    localize(model, LocalityConfig(expansion_ratio=1).changed(locality), layers=[0, 1])
     config = LocalityConfig(expansion_ratio=2, channel_attention="se", se_reduction=model.embed_dim // 2)
-    localize(model, config, layers=range(2, 2 + len(model.blocks)))
+    localize(model, config.changed(locality), layers=range(2, 2 + len(model.blocks)))
     for performer in (model.tokens_to_token.attention1, model.tokens_to_token.attention2):
         performer.norm2 = _UnusedNorm(performer.proj.out_features)
 
@@ -446,6 +447,7 @@ def t2t_vit_7(pretrained: bool = False, **kwargs: Any) -> nn.Module:
 
 
 @register_model
-def localvit_t2t_7(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+def localvit_t2t_7(pretrained: bool = False, locality: Fields | None = None, **kwargs: Any) -> nn.Module:
     """LocalViT-T2T: h-swish and SE in the blocks, h-swish alone at expansion ratio 1 in the two performers."""
-    return build(T2TViT, "localvit_t2t_7", pretrained, place=_localize, filter_fn=_resample, **kwargs)
+    place = partial(_localize, locality=locality)
+    return build(T2TViT, "localvit_t2t_7", pretrained, place=place, filter_fn=_resample, **kwargs)

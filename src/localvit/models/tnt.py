@@ -8,7 +8,7 @@ from torch import nn
 
 from localvit.locality.config import LocalityConfig
 from localvit.locality.localize import localize
-from localvit.models.build import RELEASE, build, pretrained_config
+from localvit.models.build import RELEASE, Fields, build, pretrained_config
 
 _KEYS = {"first_conv": "pixel_embed.proj", "classifier": "head"}
 default_cfgs = generate_default_cfgs(
@@ -31,9 +31,13 @@ _TINY = {
 _SMALL = _TINY | {"embed_dim": 384, "inner_dim": 24, "num_heads_outer": 6, "num_heads_inner": 4}
 
 
-def _localize(model: Any) -> None:
-    """The outer transformer gets h-swish and SE with reduction d, which is a bottleneck of 4 channels."""
-    localize(model, LocalityConfig(channel_attention="se", se_reduction=model.embed_dim))
+def _create(variant: str, pretrained: bool, locality: Fields | None, **model_args: Any) -> nn.Module:
+    def place(model: Any) -> None:
+        """The outer transformer gets h-swish and SE with reduction d, which is a bottleneck of 4 channels."""
+        config = LocalityConfig(channel_attention="se", se_reduction=model.embed_dim)
+        localize(model, config.changed(locality))
+
+    return build(TNT, variant, pretrained, place=place, filter_fn=checkpoint_filter_fn, **model_args)
 
 
 @register_model
@@ -43,14 +47,14 @@ def tnt_tiny_patch16_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
 
 
 @register_model
-def localvit_tnt_tiny_patch16_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+def localvit_tnt_tiny_patch16_224(pretrained: bool = False, locality: Fields | None = None, **kwargs: Any) -> nn.Module:
     """LocalViT-TNT: TNT-T with h-swish and SE."""
-    name = "localvit_tnt_tiny_patch16_224"
-    return build(TNT, name, pretrained, place=_localize, filter_fn=checkpoint_filter_fn, **(_TINY | kwargs))
+    return _create("localvit_tnt_tiny_patch16_224", pretrained, locality, **(_TINY | kwargs))
 
 
 @register_model
-def localvit_tnt_small_patch16_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+def localvit_tnt_small_patch16_224(
+    pretrained: bool = False, locality: Fields | None = None, **kwargs: Any
+) -> nn.Module:
     """LocalViT-TNT on TNT-S."""
-    name = "localvit_tnt_small_patch16_224"
-    return build(TNT, name, pretrained, place=_localize, filter_fn=checkpoint_filter_fn, **(_SMALL | kwargs))
+    return _create("localvit_tnt_small_patch16_224", pretrained, locality, **(_SMALL | kwargs))
