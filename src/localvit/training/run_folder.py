@@ -111,7 +111,7 @@ def _only_process_in(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         # An interrupted process may take a moment to end.
-        lock = FileLock(folder / ".lock").acquire(timeout=_SECONDS_FOR_LOCK)
+        lock = FileLock(folder / ".lock", is_singleton=True).acquire(timeout=_SECONDS_FOR_LOCK)  # as a worker does
     except Timeout:
         raise LocalViTError(f"another process trains in {folder}; wait for it, or choose another folder") from None
     with lock:

@@ -51,7 +51,7 @@ def test_a_call_has_a_process_of_its_own() -> None:
 
 @pytest.mark.parametrize(
     ("function", "argument", "message"),
-    [(fails, "no such layer", "ValueError: no such layer"), (os._exit, 9, "killed, perhaps for want of memory")],
+    [(fails, "no such layer", "ValueError: no such layer"), (os._exit, 9, "killed, probably out of memory")],
 )
 def test_what_goes_wrong_there_is_told_here(function: Callable[..., None], argument: object, message: str) -> None:
     with pytest.raises(ProcessError, match=message):

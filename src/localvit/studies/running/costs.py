@@ -1,6 +1,6 @@
-"""What a variant costs on the machine at hand: images a second and memory, measured side by side.
+"""Counts and measures what the variants of a study cost on this machine: images per second, and memory.
 
-Everything is measured in processes of its own, by :mod:`localvit.benchmark.measurement`.
+All measurements are made in new processes, by :mod:`localvit.benchmark.measurement`.
 """
 
 import statistics
@@ -26,14 +26,20 @@ _SECONDS_A_TURN = 0.1
 
 
 def count(config: RunConfig, num_classes: int) -> Costs:
-    """Parameters and multiply-accumulates of a run's model.
+    """Count the parameters and multiply-accumulates of a run's model.
 
     Raises:
-        ValueError: where the model cannot be built.
+        ValueError: if the model cannot be built.
     """
     model = _build(config, num_classes)
     shape = (config.input.channels, *config.input.image_size)
     return Costs(count_parameters(model), count_macs(model, shape))
+
+
+def what_costs(config: RunConfig) -> tuple[object, ...]:
+    """The settings that determine speed and memory. A learning rate, for example, does not."""
+    training = config.training
+    return config.model, config.input, config.hardware, training.batch_size, training.optimizer
 
 
 def measure(
@@ -45,44 +51,47 @@ def measure(
     rounds: int = _ROUNDS,
     memory: bool = True,
 ) -> dict[str, Costs]:
-    """Count and measure what runs cost in one process, on images drawn at random.
+    """Count and measure the costs of runs, on random images.
+
+    All runs take turns in one process, so that a slow moment of the machine affects them alike. Runs with the same
+    :func:`what_costs` are measured once.
 
     Args:
-        configs: the runs, by name.
-        num_classes: of their heads.
-        threads: of the CPU, where the runs do not say; PyTorch's default by default.
-        batch_size: images a step; those of each run by default.
-        rounds: turns of each, of which the median counts.
-        memory: whether to measure memory too, in a further process each.
+        configs: runs by name.
+        num_classes: number of classes.
+        threads: CPU threads, for runs that do not set their own. Defaults to PyTorch's choice.
+        batch_size: images per step. Defaults to that of each run.
+        rounds: turns per run; the result is their median.
+        memory: whether to measure memory too, in one more process per run.
 
     Raises:
-        LocalViTError: where a measuring process fails, for want of memory for example.
+        LocalViTError: if a measuring process fails, for example when out of memory.
     """
     if batch_size is not None:
         configs = {
             name: replace(config, training=replace(config.training, batch_size=batch_size))
             for name, config in configs.items()
         }
-    speeds = _in_process(_speeds, dict(configs), num_classes, threads, rounds)
-    measured = {}
+    groups: dict[str, list[str]] = {}
     for name, config in configs.items():
-        training, inference = speeds[name]
-        measured[name] = replace(
+        groups.setdefault(repr(what_costs(config)), []).append(name)
+    distinct = {names[0]: configs[names[0]] for names in groups.values()}
+    speeds = _in_process(_speeds, distinct, num_classes, threads, rounds)
+    measured = {}
+    for names in groups.values():
+        config, (training, inference) = configs[names[0]], speeds[names[0]]
+        costs = replace(
             count(config, num_classes),
             training_images_per_second=training,
             inference_images_per_second=inference,
             training_memory=_in_process(_memory, config, num_classes, threads) if memory else None,
         )
-    return measured
+        measured |= dict.fromkeys(names, costs)
+    return {name: measured[name] for name in configs}
 
 
 class _Contestant:
-    """A model that can take training steps and classify, as a run does.
-
-    Args:
-        config: the run.
-        num_classes: of the head.
-    """
+    """A model that trains and classifies as a run does."""
 
     def __init__(self, config: RunConfig, num_classes: int) -> None:
         hardware = config.hardware
@@ -119,7 +128,7 @@ class _Contestant:
 
 
 def _build(config: RunConfig, num_classes: int) -> nn.Module:
-    """The model with fresh weights: they cost as much as trained ones, and need not be there yet."""
+    """Build the model with random weights, which cost the same as trained ones and need not exist yet."""
     model: ModelConfig = replace(config.model, pretrained=False, checkpoint=None)
     with attention(fused=config.hardware.fused_attention):
         return build_model(model, config.input, num_classes=num_classes)
@@ -128,11 +137,12 @@ def _build(config: RunConfig, num_classes: int) -> nn.Module:
 def _speeds(
     configs: dict[str, RunConfig], num_classes: int, threads: int | None, rounds: int
 ) -> dict[str, tuple[float, float]]:
+    """Training and inference speed of each run in images per second."""
     timed = {}
     for name, config in configs.items():
         contestant = _Contestant(config, num_classes)
+        prepare = partial(_use_threads, config, threads)
         for kind, step in (("training", contestant.train), ("inference", contestant.classify)):
-            prepare = partial(_use_threads, config, threads)
             timed[name, kind] = Timed(step, contestant.batch_size, contestant.wait, prepare)
     medians = {}
     for key, rates in take_turns(timed, rounds, seconds_a_turn=_SECONDS_A_TURN).items():
@@ -143,15 +153,11 @@ def _speeds(
 
 
 def _memory(config: RunConfig, num_classes: int, threads: int | None) -> int | None:
-    """Bytes that a training step takes at its peak."""
+    """Peak memory of a training step in bytes."""
     _use_threads(config, threads)
-    device = "cuda" if _on_gpu(config) else "cpu"
-    return peak_memory(lambda: _Contestant(config, num_classes).train, device=device)
-
-
-def _on_gpu(config: RunConfig) -> bool:
     accelerator = config.hardware.accelerator
-    return accelerator in ("cuda", "gpu") or (accelerator == "auto" and torch.cuda.is_available())
+    on_gpu = accelerator in ("cuda", "gpu") or (accelerator == "auto" and torch.cuda.is_available())
+    return peak_memory(lambda: _Contestant(config, num_classes).train, device="cuda" if on_gpu else "cpu")
 
 
 def _use_threads(config: RunConfig, threads: int | None) -> None:
@@ -163,4 +169,4 @@ def _in_process(function: Callable[..., Any], *arguments: Any) -> Any:
     try:
         return in_process(function, *arguments)
     except ProcessError as error:
-        raise LocalViTError(f"the costs cannot be measured: {error}") from error
+        raise LocalViTError(f"cannot measure the costs: {error}") from error

@@ -1,42 +1,41 @@
-"""Trains runs on this machine, each in a process of its own."""
+"""Trains runs on this machine, in a few processes that take one run after another."""
 
-import contextlib
 import multiprocessing
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from multiprocessing import connection
+from multiprocessing.process import BaseProcess
 from typing import Any, Self
 
 import torch
 
 from localvit.studies.config import StudyRun
-from localvit.studies.running.worker import ALONE, train
+from localvit.studies.running import worker
+from localvit.system import processes
 from localvit.system.errors import Interrupted
 from localvit.system.machine import share_of_cores
 
-_SPAWN = multiprocessing.get_context("spawn")  # PyTorch's threads and GPUs do not survive a fork
 _SECONDS_TO_SAVE = 30.0
 
 
 class LocalBackend:
-    """Several processes that take one run after another: to start one takes seconds.
+    """Processes that train one run after another, because starting one and warming it up takes seconds.
 
-    A process that the system kills takes no other along. Where there are GPUs, each process has one, and processes
-    share them evenly. The processes end with the one that started them, however it ends.
+    If the system kills a process, the others go on. On a machine with GPUs, each process uses one of them, and the
+    processes share them evenly. All processes end when this one does, for whatever reason.
 
     Args:
-        jobs: processes.
-        threads: that PyTorch may use in each, unless a run says how many; by default the cores are shared out.
+        jobs: number of processes.
+        threads: PyTorch threads of each, for runs that do not set their own. By default they share the cores.
     """
 
     def __init__(self, jobs: int, threads: int | None = None) -> None:
         gpus = _gpus()
-        self._slots = [
-            _Slot(threads or share_of_cores(jobs), gpus[job % len(gpus)] if gpus else None) for job in range(jobs)
-        ]
+        threads = threads or share_of_cores(jobs)
+        self._slots = [_Slot(threads, gpus[job % len(gpus)] if gpus else None) for job in range(jobs)]
 
     def __enter__(self) -> Self:
         return self
@@ -45,59 +44,66 @@ class LocalBackend:
         self.stop()
 
     def free(self) -> int:
-        """How many more runs may start now."""
+        """Number of runs that may start now."""
         return sum(slot.run is None for slot in self._slots)
 
     def start(self, run: StudyRun) -> None:
         """Train a run in a free process."""
         next(slot for slot in self._slots if slot.run is None).start(run)
 
-    def ended(self) -> list[tuple[StudyRun, str | None]]:
-        """The runs that have ended since this was asked last, with what was wrong with those that failed."""
+    def ended(self, seconds: float = 0.0) -> list[tuple[StudyRun, str | None]]:
+        """Wait up to ``seconds`` until a run ends. Returns the runs that have ended, and the errors of failed ones."""
+        if signals := [one for slot in self._slots for one in slot.ends()]:
+            connection.wait(signals, seconds)
+        else:
+            time.sleep(seconds)
         return [ended for slot in self._slots if (ended := slot.ended()) is not None]
 
     def stop(self) -> None:
-        """End the processes when they have saved their state, or after half a minute."""
+        """Stop the processes. Each has half a minute to save its state."""
         try:
             for slot in self._slots:
                 slot.terminate()
             deadline = time.monotonic() + _SECONDS_TO_SAVE
             for slot in self._slots:
                 slot.wait(deadline)
-        finally:  # also when Ctrl-C is pressed again
+        finally:  # even if Ctrl-C is pressed again
             for slot in self._slots:
                 slot.kill()
 
 
 class _Slot:
-    """One process at a time, and what it is doing."""
+    """Room for one process and its run."""
 
     def __init__(self, threads: int, gpu: str | None) -> None:
         self.threads = threads
-        self.environment = ALONE | {"OMP_NUM_THREADS": str(threads)}
+        self.variables = worker.ALONE | {"OMP_NUM_THREADS": str(threads)}
         if gpu is not None:
-            self.environment["CUDA_VISIBLE_DEVICES"] = gpu
+            self.variables["CUDA_VISIBLE_DEVICES"] = gpu
         self.run: StudyRun | None = None
-        self.process: multiprocessing.context.SpawnProcess | None = None
+        self.process: BaseProcess | None = None
+        self.connection: connection.Connection[Any, Any]
 
     def start(self, run: StudyRun) -> None:
         if self.process is None or not self.process.is_alive():
             self._start_process()
         try:
             self.connection.send((run.config, run.folder))
-        except OSError:  # it was killed while it had nothing to do
+        except OSError:  # the process was killed while idle
             self._start_process()
             self.connection.send((run.config, run.folder))
         self.run = run
 
     def _start_process(self) -> None:
         self.kill()
-        self.connection, other_end = _SPAWN.Pipe()
-        # Data loaders have processes of their own, which processes of a daemon may not.
-        self.process = _SPAWN.Process(target=_serve, args=(other_end, self.threads), daemon=False)
-        with _interrupts_held_back(), _environment(self.environment):
-            self.process.start()
-        other_end.close()
+        # Not a daemon, because a run may start processes that load images.
+        self.process, self.connection = processes.start(
+            _serve, dict(os.environ) | self.variables, self.threads, module=worker.__name__, daemon=False
+        )
+
+    def ends(self) -> list["connection.Connection[Any, Any] | int"]:
+        """What becomes ready when the run ends."""
+        return [] if self.run is None or self.process is None else [self.connection, self.process.sentinel]
 
     def ended(self) -> tuple[StudyRun, str | None] | None:
         if self.run is None or self.process is None:
@@ -119,7 +125,7 @@ class _Slot:
     def terminate(self) -> None:
         if self.process is not None:
             self.process.terminate()
-            self.connection.close()  # should its run have taken the signal while finishing
+            self.connection.close()  # stops a process whose run ends before it notices the signal
 
     def wait(self, deadline: float) -> None:
         if self.process is not None:
@@ -133,16 +139,16 @@ class _Slot:
         self.process = self.run = None
 
 
-def _why(process: multiprocessing.context.SpawnProcess) -> str:
-    """Why a process has ended that should not have."""
+def _why(process: BaseProcess) -> str:
+    """Explain why a process has ended unexpectedly."""
     code = process.exitcode or 0
     number = -code if code < 0 else code - 128
-    if number == signal.SIGKILL:
-        return "its process was killed, perhaps for want of memory; fewer --jobs need less"
+    if number == getattr(signal, "SIGKILL", None):
+        return "the process was killed, probably out of memory; try fewer --jobs"
     try:
-        return f"its process was ended by {signal.Signals(number).name}; the same command goes on with it"
+        return f"the process was stopped by {signal.Signals(number).name}; run the same command again to resume"
     except ValueError:
-        return f"its process ended by itself with exit code {code}; the same command goes on with it"
+        return f"the process ended with exit code {code}; run the same command again to resume"
 
 
 def _gpus() -> list[str]:
@@ -152,55 +158,22 @@ def _gpus() -> list[str]:
     return given.split(",")[:count] if given else [str(index) for index in range(count)]
 
 
-@contextlib.contextmanager
-def _interrupts_held_back() -> Iterator[None]:
-    """Processes started inside never get a Ctrl-C, which a terminal sends to all; this one gets it afterwards."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextlib.contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Processes started inside have these variables: libraries read them as they are imported."""
-    before = {name: os.environ.get(name) for name in variables}
+def _serve(requests: "connection.Connection[Any, Any]", variables: Mapping[str, str], threads: int) -> None:
+    """Train the runs that are requested, until the process that requests them is gone."""
     os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-def _serve(requests: "connection.Connection[Any, Any]", threads: int) -> None:
-    """Train the runs asked for, until the process that asks is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started this process stops it
     threading.Thread(target=_end_with_parent, daemon=True).start()
     while True:
         try:
             config, folder = requests.recv()
-        except EOFError:
+            requests.send(worker.train(config, folder, threads))
+        except (EOFError, OSError):
             return
-        try:
-            error = train(config, folder, threads)
         except Interrupted as interrupted:
             raise SystemExit(128 + interrupted.signal_number) from None
-        try:
-            requests.send(error)
-        except OSError:
-            return
 
 
 def _end_with_parent() -> None:
-    """End this process at once when the one that started it is gone, however it went."""
+    """End this process at once when its parent is gone."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     connection.wait([parent.sentinel])

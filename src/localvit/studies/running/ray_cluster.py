@@ -1,9 +1,10 @@
-"""Trains runs on a Ray cluster, which finds them machines, and others where machines are lost."""
+"""Trains runs on a Ray cluster, which finds a machine for each run, and another one if that machine is lost."""
 
 import contextlib
 import importlib
 import os
 import socket
+import time
 import warnings
 from pathlib import Path
 from typing import Any, Self
@@ -15,29 +16,29 @@ from localvit.training import RunConfig
 
 _SECONDS_TO_CONNECT = 10.0
 _SECONDS_TO_SAVE = 30.0
-# A run that brings down each process that tries it must end; one on machines that come and go loses some.
+# Enough for machines that come and go, yet a run that crashes every process must end.
 _RETRIES = 20
 _AT_A_TIME = 10_000
 
 
 class _MachineGoes(Exception):
-    """A machine that is about to go says so with SIGTERM; the run has saved its state."""
+    """The machine of a run is shutting down, as it said with SIGTERM. The run has saved its state."""
 
 
 class RayBackend:
-    """One task of Ray for each run. Ray queues them and spreads them over the machines.
+    """Trains each run in a Ray task. Ray queues the tasks and spreads them over the machines.
 
-    A run whose machine or process is lost goes on from its checkpoint, elsewhere if need be. So all machines, and the
-    one that asks, must share the storage of the runs' folders under the same path, and have the same version of this
-    project. Other paths in a configuration, such as ``data.root``, are taken as given: where the current folder of the
-    one that asks is on all machines, relative ones start from there; else they must be absolute.
+    If a machine or process is lost, its run resumes from its checkpoint, on another machine if necessary. Therefore all
+    machines, including this one, must share the storage of the run folders under the same path, and have the same
+    version of this project installed. Relative paths in a configuration, such as ``data.root``, start from the current
+    folder of this process if it exists on the other machine; otherwise paths must be absolute.
 
     Args:
-        address: of the cluster: ``auto`` on one of its machines, or ``HOST:PORT``; ``local`` for this machine alone.
+        address: ``HOST:PORT`` of the cluster, ``auto`` on one of its machines, or ``local`` for this machine only.
         resources: of each run.
 
     Raises:
-        LocalViTError: without Ray, or where no cluster answers.
+        LocalViTError: if Ray is not installed or no cluster answers.
     """
 
     def __init__(self, address: str, resources: Resources) -> None:
@@ -54,10 +55,10 @@ class RayBackend:
             self._ray.init(self._address, log_to_driver=False, logging_level="ERROR")
         except (OSError, RuntimeError, ValueError, self._ray.exceptions.RayError) as error:
             raise LocalViTError(
-                f"no Ray cluster answers at {self._address}: {error}. `ray status` on one of its machines says whether "
-                "it is up; `ray start --head` starts one"
+                f"no Ray cluster answers at {self._address}: {error}. `ray status` on one of its machines shows whether "
+                "it is running; `ray start --head` starts one"
             ) from error
-        self._warn_where_nothing_fits()
+        self._warn_if_nothing_fits()
         options: dict[str, Any] = {
             "num_cpus": self._resources.cpus,
             "num_gpus": self._resources.gpus,
@@ -75,7 +76,7 @@ class RayBackend:
         self.stop()
 
     def free(self) -> int:
-        """How many more runs may start now: Ray queues them."""
+        """Number of runs that may start now. Ray queues them."""
         return _AT_A_TIME - len(self._runs)
 
     def start(self, run: StudyRun) -> None:
@@ -83,15 +84,17 @@ class RayBackend:
         task = self._task.options(name=run.folder.name)
         self._runs[task.remote(run.config, run.folder.resolve(), Path.cwd(), self._resources.cpus)] = run
 
-    def ended(self) -> list[tuple[StudyRun, str | None]]:
-        """The runs that have ended since this was asked last, with what was wrong with those that failed."""
+    def ended(self, seconds: float = 0.0) -> list[tuple[StudyRun, str | None]]:
+        """Wait up to ``seconds`` until a run ends. Returns the runs that have ended, and the errors of failed ones."""
         if not self._runs:
+            time.sleep(seconds)
             return []
+        self._ray.wait([*self._runs], timeout=seconds)
         done, _ = self._ray.wait([*self._runs], num_returns=len(self._runs), timeout=0)
         return [(self._runs.pop(reference), self._error(reference)) for reference in done]
 
     def stop(self) -> None:
-        """Leave the cluster when the runs have saved their state, or after half a minute; Ray then ends them."""
+        """Leave the cluster, which ends the runs. They have half a minute to save their state."""
         if not self._ray.is_initialized():
             return
         try:
@@ -107,23 +110,23 @@ class RayBackend:
         try:
             error: str | None = self._ray.get(reference)
         except self._ray.exceptions.RayError as lost:
-            return f"Ray gave it up ({type(lost).__name__}): {lost}"
+            return f"Ray gave the run up ({type(lost).__name__}): {lost}"
         return error
 
-    def _warn_where_nothing_fits(self) -> None:
+    def _warn_if_nothing_fits(self) -> None:
         cpus, gpus, gib = self._resources.cpus, self._resources.gpus, self._resources.memory_gib
         wanted = {"CPU": cpus, "GPU": gpus, "memory": gib * 2**30}
         machines = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         if not any(all(has.get(name, 0) >= amount for name, amount in wanted.items()) for has in machines):
             warnings.warn(
-                f"no machine of the Ray cluster has {cpus} cores, {gpus:g} GPUs and {gib:g} GiB for a run; all wait "
-                "until one joins that has",
+                f"no machine of the Ray cluster has {cpus} cores, {gpus:g} GPUs and {gib:g} GiB for a run; the runs wait "
+                "until such a machine joins",
                 stacklevel=3,
             )
 
 
 def _require_listener(address: str) -> None:
-    """Raise ``OSError`` where nothing listens at ``HOST:PORT``; Ray would try for minutes."""
+    """Raise ``OSError`` if nothing listens at ``HOST:PORT``, because Ray would retry for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdecimal():
         socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS_TO_CONNECT).close()

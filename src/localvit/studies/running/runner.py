@@ -1,6 +1,6 @@
-"""Trains the runs of a study: which may start when, what becomes of each, and stopping when a signal asks for it.
+"""Trains the runs of a study: starts them in order, watches them, and stops them when a signal arrives.
 
-Where they are trained is a back end's business: processes of this machine, or a Ray cluster.
+A back end decides where: in processes of this machine, or on a Ray cluster.
 """
 
 import contextlib
@@ -23,24 +23,24 @@ from localvit.training.run_folder import METRICS
 
 _SECONDS_BETWEEN_LOOKS = 0.1
 _SECONDS_BETWEEN_READINGS = 0.5
-# Network file systems show a file of another machine late.
+# A file that another machine wrote may appear late on a network file system.
 _SECONDS_FOR_RESULT = 60.0
 
 
 class Backend(Protocol):
-    """Where runs are trained. As a context manager it ends what it has started."""
+    """Where runs are trained. As a context manager, it ends what it has started."""
 
     def start(self, run: StudyRun) -> None:
         """Train a run in its folder."""
 
     def free(self) -> int:
-        """How many more runs may start now."""
+        """Number of runs that may start now."""
 
-    def ended(self) -> list[tuple[StudyRun, str | None]]:
-        """The runs that have ended since this was asked last, with what was wrong with those that failed."""
+    def ended(self, seconds: float = 0.0) -> list[tuple[StudyRun, str | None]]:
+        """Wait up to ``seconds`` until a run ends. Returns the runs that have ended, and the errors of failed ones."""
 
     def stop(self) -> None:
-        """End all runs at once, letting them save their state."""
+        """Stop all runs, after they have saved their state."""
 
     def __enter__(self) -> Self: ...
 
@@ -48,41 +48,40 @@ class Backend(Protocol):
 
 
 class Observer(Protocol):
-    """Is told how runs go on."""
+    """Learns about the progress of runs."""
 
     def started(self, run: StudyRun) -> None:
-        """A run was handed to the back end."""
+        """The back end has taken a run."""
 
     def epochs(self, run: StudyRun, count: int, last: Mapping[str, float]) -> None:
-        """A run has done ``count`` epochs, earlier calls included; ``last`` has the metrics of the last."""
+        """A run has completed ``count`` epochs, earlier calls included; ``last`` has the metrics of the last one."""
 
     def ended(self, run: StudyRun, outcome: Outcome) -> None:
-        """A run has finished or failed; one whose start failed never started."""
+        """A run has finished or failed. It never started if the run that it starts from failed."""
 
 
 def train_runs(runs: Sequence[StudyRun], backend: Backend, observer: Observer) -> None:
-    """Train all runs that have no result yet, and those that they start from, each from where it was interrupted.
+    """Train or resume all runs without a result, and the runs that they start from.
 
-    A run that fails leaves its error in its folder and does not stop the others; the next call tries it again.
+    A failed run leaves its error in its folder, and the others go on. The next call tries it again.
 
     Args:
-        runs: of a study, or of several; runs of the same folder are the same run.
-        backend: already entered; it is stopped where this function raises.
-        observer: told how the runs go on, in this thread.
+        runs: the runs of one or more studies. Runs with the same folder are the same run.
+        backend: already entered. It is stopped if this function raises.
+        observer: learns about the runs, in this thread.
 
     Raises:
-        KeyboardInterrupt: after Ctrl-C, when the state of all runs is saved. A second Ctrl-C does not wait for that.
-        Interrupted: the same, after SIGTERM.
+        KeyboardInterrupt: after Ctrl-C, once all runs have saved their state. A second Ctrl-C does not wait for that.
+        Interrupted: the same after SIGTERM.
     """
     schedule = _Schedule(runs, backend, observer)
     with _StopRequests() as stop_requests:
         try:
             while not schedule.done:
                 schedule.start()
-                ended = backend.ended()
-                stop_requests.check()  # a signal to all processes ends runs too, and those have not failed
+                ended = backend.ended(_SECONDS_BETWEEN_LOOKS)
+                stop_requests.check()  # a signal to all processes ends runs too, which have not failed
                 schedule.advance(ended)
-                time.sleep(_SECONDS_BETWEEN_LOOKS)
             stop_requests.check()
         except BaseException:
             backend.stop()
@@ -90,12 +89,12 @@ def train_runs(runs: Sequence[StudyRun], backend: Backend, observer: Observer) -
 
 
 def shard(runs: Sequence[StudyRun], index: int, count: int) -> list[StudyRun]:
-    """The part of ``runs`` that one of several machines trains. A run and those that start from it stay together.
+    """One machine's share of the runs. A run and the runs that start from it stay together.
 
     Args:
-        runs: all of them, the same on every machine.
-        index: which part, from 1.
-        count: of parts.
+        runs: all runs, the same on every machine.
+        index: number of the share, from 1.
+        count: number of shares.
     """
     groups: dict[Path, list[StudyRun]] = {}
     for run in _distinct(runs):
@@ -107,21 +106,21 @@ def shard(runs: Sequence[StudyRun], index: int, count: int) -> list[StudyRun]:
 
 
 def parse_shard(text: str) -> tuple[int, int]:
-    """Index and count of a shard: ``2/8`` is the second of eight.
+    """Parse ``INDEX/COUNT``: ``2/8`` is the second of eight shares.
 
     Raises:
-        ValueError: for anything else, or a shard that there is not.
+        ValueError: for anything else, and for an index outside 1 to ``COUNT``.
     """
     index, slash, count = text.partition("/")
     if not (slash and index.isdecimal() and count.isdecimal()):
-        raise ValueError(f"shard is {text!r}; it must be two numbers such as 2/8, the second of eight parts")
+        raise ValueError(f"shard is {text!r}; it must be two numbers such as 2/8, the second of eight shares")
     if not 1 <= int(index) <= int(count):
-        raise ValueError(f"shard is {text!r}; the first number must be 1 to {int(count)}, the number of parts")
+        raise ValueError(f"shard is {text!r}; the first number must be 1 to {int(count)}, the number of shares")
     return int(index), int(count)
 
 
 def _distinct(runs: Sequence[StudyRun]) -> list[StudyRun]:
-    """The runs, each once."""
+    """Each run once."""
     return [*{run.folder: run for run in reversed(runs)}.values()][::-1]
 
 
@@ -130,7 +129,7 @@ def _with_starts(run: StudyRun) -> list[StudyRun]:
 
 
 class _Schedule:
-    """What waits, what is being trained, and what has ended."""
+    """The runs that wait, are being trained, or have ended."""
 
     def __init__(self, runs: Sequence[StudyRun], backend: Backend, observer: Observer) -> None:
         runs = _distinct([run for last in runs for run in _with_starts(last)])
@@ -145,7 +144,7 @@ class _Schedule:
         return not self.waiting and not self.running
 
     def start(self) -> None:
-        """Start what may start."""
+        """Start as many runs as the back end takes."""
         free = self.backend.free()
         for run in [*self.waiting]:
             if run.after is not None and (error := self.errors.get(run.after.folder)) is not None:
@@ -160,7 +159,7 @@ class _Schedule:
                 self.observer.started(run)
 
     def advance(self, ended: Sequence[tuple[StudyRun, str | None]]) -> None:
-        """Tell what has happened, now that the back end says what has ended."""
+        """Report progress, and settle the runs that have ended."""
         for run, error in ended:
             self.running[run.folder].end(error)
         for progress in [*self.running.values()]:
@@ -172,7 +171,7 @@ class _Schedule:
     def _end(self, run: StudyRun, error: str | None) -> None:
         if error is None:
             self.finished.add(run.folder)
-            (run.folder / ERROR).unlink(missing_ok=True)  # another study may have failed with it meanwhile
+            (run.folder / ERROR).unlink(missing_ok=True)  # another study may have left it
         else:
             self.errors[run.folder] = error
             write_text(run.folder / ERROR, error + "\n")
@@ -181,7 +180,7 @@ class _Schedule:
 
 @dataclass
 class _Progress:
-    """How far a run is, as its folder says: the only thing that all machines see."""
+    """The progress of a run, read from its folder: the only thing that all machines see."""
 
     run: StudyRun
     epochs: int = 0
@@ -190,32 +189,32 @@ class _Progress:
     error: str | None = None
 
     def end(self, error: str | None) -> None:
-        """The back end says that the run has ended."""
+        """Note that the back end reports the end of the run."""
         self.ended, self.error, self.next_reading = time.monotonic(), error, 0.0
 
     @property
     def settled(self) -> bool:
-        """Whether it is known what became of the run."""
+        """Whether the outcome of the run is known."""
         if self.ended is None:
             return False
         if self.error is None and read_result(self.run.folder) is None:
-            any(self.run.folder.glob("*.json"))  # has a network file system look anew
+            any(self.run.folder.glob("*.json"))  # makes a network file system look again
             if time.monotonic() - self.ended < _SECONDS_FOR_RESULT:
                 return False
             self.error = (
-                f"it has ended, and no result is in {self.run.folder}; --output must be on storage that all machines "
+                f"the run ended without a result in {self.run.folder}; --output must be on storage that all machines "
                 "share under the same path"
             )
         return True
 
     def read(self, observer: Observer) -> None:
-        """Tell of epochs that were done since the last time."""
+        """Report epochs completed since the last call."""
         if (now := time.monotonic()) < self.next_reading:
             return
         self.next_reading = now + _SECONDS_BETWEEN_READINGS
         try:
             rows = [*csv.DictReader((self.run.folder / METRICS).read_text().splitlines())]
-        except OSError:  # it is not there yet, or a network file system is replacing it
+        except OSError:  # not written yet, or just being replaced
             return
         if len(rows) != self.epochs:
             self.epochs = len(rows)
@@ -223,7 +222,7 @@ class _Progress:
 
 
 class _StopRequests(contextlib.AbstractContextManager["_StopRequests"]):
-    """Notes Ctrl-C and SIGTERM until it is safe to stop; Ctrl-C while stopping is not noted, but raised."""
+    """Holds Ctrl-C and SIGTERM back until it is safe to stop. Once stopping, another Ctrl-C interrupts at once."""
 
     def __init__(self) -> None:
         self.number: int | None = None
@@ -247,7 +246,7 @@ class _StopRequests(contextlib.AbstractContextManager["_StopRequests"]):
         self.number = number
 
     def check(self) -> None:
-        """Raise where a signal has come."""
+        """Raise if a signal has arrived."""
         self.stopping = self.number is not None
         if self.number == signal.SIGINT:
             raise KeyboardInterrupt

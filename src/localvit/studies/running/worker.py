@@ -1,4 +1,4 @@
-"""What a process does for one run of a study, wherever the process is."""
+"""Trains one run of a study in the current process, on this machine or another."""
 
 import os
 import traceback
@@ -12,46 +12,39 @@ from localvit.system.machine import keep_memory, share_of_cores
 from localvit.system.terminal import quiet
 from localvit.training import RunConfig, run
 
-# Variables of a process that trains alone. In a job of SLURM it would take itself for one of the job's processes.
+# Environment of a process that trains alone. Inside a SLURM job, Lightning would take it for one of the job's tasks.
 ALONE = {"SLURM_JOB_NAME": "interactive", "SLURM_NNODES": "1", "SLURM_PROCID": "0"}
 _SECONDS_BETWEEN_LOOKS = 0.5
 
 
 def train(config: RunConfig, folder: Path, threads: int) -> str | None:
-    """Train a run, go on with it, or wait until another process has trained it.
+    """Train or resume a run. If another process is training it, wait for that one.
 
     Args:
-        config: of the run.
-        folder: of the run.
-        threads: that PyTorch may use, unless ``config`` says how many.
+        config: the run.
+        folder: its folder.
+        threads: PyTorch threads, unless ``config`` sets them.
 
     Returns:
-        What is wrong, where the run failed; for an error that the user cannot mend its traceback too.
+        None, or the error of a failed run, with a traceback if users cannot fix it.
 
     Raises:
-        Interrupted: after SIGTERM or SIGINT, when the state is saved.
+        Interrupted: after SIGTERM or SIGINT, once the state is saved.
     """
     quiet()
     keep_memory()
     torch.set_num_threads(threads)
-    os.environ["LOCAL_WORLD_SIZE"] = str(share_of_cores(threads))  # so loading processes share the cores too
-    while True:
-        try:
-            _wait_until_free(folder)
-            run(config, folder)
-        except Interrupted:
-            raise
-        except (LocalViTError, ValueError) as error:
-            if str(error).startswith("another process trains"):  # it was faster
-                continue
-            return str(error)
-        except Exception as error:
-            return f"{type(error).__name__}: {error}\n\n{traceback.format_exc()}"
-        return None
-
-
-def _wait_until_free(folder: Path) -> None:
-    """Return when no other process trains in ``folder``: one of another study, or one that is just being ended."""
+    os.environ["LOCAL_WORLD_SIZE"] = str(share_of_cores(threads))  # loading processes share the cores too
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock").acquire(poll_interval=_SECONDS_BETWEEN_LOOKS):
-        pass
+    # The lock that `run` takes as well: another study may train the same run, or a process is about to end.
+    lock = FileLock(folder / ".lock", is_singleton=True)
+    try:
+        with lock.acquire(poll_interval=_SECONDS_BETWEEN_LOOKS):
+            run(config, folder)
+    except Interrupted:
+        raise
+    except (LocalViTError, ValueError) as error:
+        return str(error)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}\n\n{traceback.format_exc()}"
+    return None
