@@ -6,6 +6,7 @@ place that ``layouts.py`` names.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -119,7 +120,7 @@ def localize(
         else:
             mlp = getattr(block, layout.mlp)
             mlp.add_module("locality", locality)
-            mlp.fc2.register_forward_pre_hook(LocalityBeforeProjection(mlp, grid))
+            mlp.fc2.register_forward_pre_hook(partial(_mix_hidden, mlp, grid))
     model.localizations = [*localizations(model), Localization(config, indices, mode)]  # type: ignore[assignment]
     return model
 
@@ -158,23 +159,14 @@ class LocalityMlp(nn.Module):
         return torch.cat([torch.zeros_like(x_BND[:, :prefix]), branch_BMD], dim=1) if prefix else branch_BMD
 
 
-class LocalityBeforeProjection:
-    """Forward pre-hook of an MLP's last layer that mixes its hidden tokens.
+def _mix_hidden(
+    mlp: nn.Module, token_grid: TokenGrid, layer: nn.Module, args: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
+    """Forward pre-hook of an MLP's last layer that mixes its hidden tokens with the MLP's module ``locality``.
 
     As a hook it leaves the names of layers, and so the keys of the state dict, unchanged.
-
-    Args:
-        mlp: the MLP, whose module ``locality`` is the mechanism.
-        token_grid: the grid of the block's tokens.
     """
-
-    def __init__(self, mlp: nn.Module, token_grid: TokenGrid) -> None:
-        self.mlp = mlp
-        self.token_grid = token_grid
-
-    def __call__(self, layer: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Replace the layer's input."""
-        return (_on_tokens(self.mlp.locality, args[0], self.token_grid), *args[1:])
+    return (_on_tokens(mlp.locality, args[0], token_grid), *args[1:])
 
 
 def _on_tokens(function: Any, x: Tensor, token_grid: TokenGrid) -> Tensor:
