@@ -27,7 +27,7 @@ from torch.utils.data import Dataset
 
 from localvit.benchmark import provenance
 from localvit.data import DataConfig
-from localvit.data.dataset import Sample, collate
+from localvit.data.dataset import Batch, Sample
 from localvit.data.module import ImageData, TrainingLoader
 from localvit.data.order import Draw
 from localvit.data.sources import open_parts
@@ -40,13 +40,13 @@ from localvit.training.trainer import build_trainer
 
 
 class _Memory(Dataset[Sample]):
-    """One image in memory, so that only the step takes time."""
+    """One batch in memory, so that only the step takes time."""
 
-    def __init__(self, sample: Sample) -> None:
-        self.sample = sample
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
 
-    def __getitem__(self, draw: Draw) -> Sample:
-        return self.sample
+    def __getitems__(self, draws: list[Draw]) -> Batch:
+        return self.batch
 
 
 class _FromMemory(ImageData):
@@ -54,8 +54,7 @@ class _FromMemory(ImageData):
 
     def train_dataloader(self) -> TrainingLoader:
         loader = super().train_dataloader()
-        memory = _Memory(loader.dataset[next(iter(loader.order))])  # type: ignore[arg-type]  # before collation
-        return TrainingLoader(memory, loader.order, batch_size=self.batch_size, collate_fn=collate)  # type: ignore[arg-type]
+        return TrainingLoader(_Memory(next(iter(loader))), loader.order, batch_size=self.batch_size)
 
 
 class _Rate(Callback):

@@ -150,7 +150,7 @@ def test_labels_and_places_stay_with_their_images() -> None:
     plain = AugmentationConfig(crop_scale=(1, 1), crop_ratio=(1, 1), horizontal_flip=0, policy=None, color_jitter=0)
     shown = InputConfig((12, 12))
     of_all = ImageDataset(source, training_transform(shown, plain), empty_CHW=EMPTY_CHW)
-    loader = TrainingLoader(of_all, TrainingOrder(30, seed=1), batch_size=5, collate_fn=collate)
+    loader = TrainingLoader(of_all, TrainingOrder(30, seed=1), batch_size=5)
     seen: list[int] = []
     for batch in loader:
         for image_CHW, label, index in zip(batch.images_BCHW, batch.labels_B, batch.indices_B, strict=True):

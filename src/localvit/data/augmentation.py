@@ -41,6 +41,14 @@ def training_transform(shown: InputConfig, augmentation: AugmentationConfig) -> 
     return pipeline
 
 
+def training_pixels(shown: InputConfig, augmentation: AugmentationConfig) -> Callable[[Image.Image], Tensor]:
+    """The part of :func:`training_transform` in which nothing is random, as uint8 (C, H, W)."""
+    resize = transforms.Resize(shown.image_size, transforms.InterpolationMode(shown.interpolation))
+    fixed = [resize] if augmentation.crop_padding else []
+    pipeline: Callable[[Image.Image], Tensor] = transforms.Compose([*fixed, transforms.PILToTensor()])
+    return pipeline
+
+
 class BatchAugmentation(nn.Module):
     """Normalizes a batch, erases rectangles and mixes its images.
 

@@ -24,6 +24,8 @@ class DataConfig:
         val_split: name of the held-out split.
         held_out: share of every class to hold out of the training split if there is no other: its last images, in the
             order of the source. 0 if the source has both splits.
+        validation: share of every class to split from the training images, like held_out, for the validation after each
+            epoch. The held-out images are then the test images. 0 validates on the held-out images.
         classes: names of the classes to use, numbered in the order of the source. None uses all.
         train_images: number of training images to use, from the first; None uses all. They are a fair sample only if
             the source is shuffled.
@@ -32,6 +34,9 @@ class DataConfig:
         label_key: column, extension or field of the labels, for the same sources.
         category: what a class of iNaturalist is: a species (full) or a super-category (super).
         download: whether a torchvision dataset may be downloaded.
+        memory_gib: memory in GiB that the decoded images of each part may take. Images that fit and have the same size
+            are decoded once per run, and small ones are augmented in batches; others are decoded in every epoch. 0
+            decodes all in every epoch.
         on_broken: whether an unreadable image stops the run, or is skipped and listed in the run folder.
         cache: folder for the indexes of image folders and for converted shards. Defaults to the user's cache.
     """
@@ -42,6 +47,7 @@ class DataConfig:
     train_split: str = "train"
     val_split: str = "val"
     held_out: float = 0.0
+    validation: float = 0.0
     classes: tuple[str, ...] | None = None
     train_images: int | None = None
     val_images: int | None = None
@@ -49,14 +55,17 @@ class DataConfig:
     label_key: str | None = None
     category: CategoryLevel = "full"
     download: bool = False
+    memory_gib: float = 1.0
     on_broken: Literal["stop", "skip"] = "stop"
     cache: str | None = None
 
     def __post_init__(self) -> None:
         if self.source not in get_args(SourceKind):
             raise ValueError(f"source is {self.source!r}; it must be one of {', '.join(get_args(SourceKind))}")
-        if not 0 <= self.held_out < 1:
-            raise ValueError(f"held_out is {self.held_out}; it must be at least 0 and below 1")
+        for name in ("held_out", "validation"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
+        require("memory_gib", self.memory_gib, at_least=0)
         if self.classes is not None and len(set(self.classes)) != len(self.classes):
             raise ValueError(f"classes is {self.classes}; a class is named twice")
         for name in ("train_images", "val_images"):

@@ -1,6 +1,6 @@
 """Images transformed for a model, and batches of them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -43,8 +43,10 @@ class Batch(NamedTuple):
     broken: list[str]
 
 
-def collate(samples: Sequence[Sample]) -> Batch:
-    """Combine samples into a batch."""
+def collate(samples: Sequence[Sample] | Batch) -> Batch:
+    """Combine samples into a batch; datasets that fetch whole batches are done already."""
+    if isinstance(samples, Batch):
+        return samples
     return Batch(
         torch.stack([sample.image_CHW for sample in samples]),
         torch.tensor([sample.label for sample in samples]),
@@ -52,6 +54,12 @@ def collate(samples: Sequence[Sample]) -> Batch:
         torch.tensor([sample.counted for sample in samples]),
         [name for sample in samples for name in sample.broken],
     )
+
+
+def indices_to_try(draw: Draw, num_images: int) -> Iterator[int]:
+    """The images for a draw, until one is readable: in training, a hundred from its own on; in evaluation, only it."""
+    tries = 0 if not draw.counted else 1 if draw.seed is None else min(num_images, _MOST_BROKEN_IN_A_ROW)
+    return ((draw.place + step) % num_images for step in range(tries))
 
 
 class ImageDataset(Dataset[Sample]):
@@ -77,9 +85,7 @@ class ImageDataset(Dataset[Sample]):
 
     def __getitem__(self, draw: Draw) -> Sample:
         broken: list[str] = []
-        tries = 0 if not draw.counted else 1 if draw.seed is None else min(len(self), _MOST_BROKEN_IN_A_ROW)
-        for step in range(tries):
-            place = (draw.place + step) % len(self)
+        for place in indices_to_try(draw, len(self)):
             try:
                 image = self.source.read(place)
             except BrokenImageError as error:

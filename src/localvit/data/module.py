@@ -1,24 +1,25 @@
 """The images of a run for Lightning, with loaders that can resume in the middle of an epoch."""
 
-import os
-import signal
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import lightning.pytorch as lightning
+import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
-from localvit.data.augmentation import training_transform
+from localvit.data.augmentation import training_pixels, training_transform
+from localvit.data.batch_crops import BatchCrops
 from localvit.data.config import AugmentationConfig, DataConfig, InputConfig
-from localvit.data.dataset import Batch, ImageDataset, collate
+from localvit.data.dataset import Batch, ImageDataset, Sample, collate
+from localvit.data.decoded import DecodedDataset, DecodedImages, ToPixels, decode
 from localvit.data.order import EvaluationOrder, TrainingOrder
 from localvit.data.source import DataError, ImageSource
-from localvit.data.transforms import evaluation_transform
-from localvit.system.machine import share_of_cores
-
-_MOST_WORKERS = 8
+from localvit.data.transforms import evaluation_pixels, evaluation_transform, normalize
+from localvit.data.workers import default_workers, loader_options
 
 
 class TrainingLoader(DataLoader[Batch]):
@@ -28,8 +29,8 @@ class TrainingLoader(DataLoader[Batch]):
         seconds_waited: time spent waiting for images so far.
     """
 
-    def __init__(self, dataset: ImageDataset, order: TrainingOrder, *, batch_size: int, **options: Any) -> None:
-        super().__init__(dataset, batch_size, sampler=order, drop_last=True, **options)  # type: ignore[arg-type]
+    def __init__(self, dataset: Dataset[Sample], order: TrainingOrder, *, batch_size: int, **options: Any) -> None:
+        super().__init__(dataset, batch_size, sampler=order, collate_fn=collate, drop_last=True, **options)  # type: ignore[arg-type]
         self.order = order
         self.images_a_batch = batch_size
         self.batches_done = 0
@@ -67,7 +68,7 @@ class ImageData(lightning.LightningDataModule):
     """The images of a run, or of an evaluation, which has no training images.
 
     Args:
-        val: the held-out images.
+        val: the images to evaluate on.
         data: says what to do with broken images.
         shown: how the model sees an image.
         batch_size: images per step and process.
@@ -94,6 +95,7 @@ class ImageData(lightning.LightningDataModule):
     ) -> None:
         super().__init__()
         self.val, self.train = val, train
+        self._decoded: dict[str, DecodedImages | None] = {}
         self.data, self.shown, self.augmentation = data, shown, augmentation or AugmentationConfig()
         self.batch_size, self.workers, self.seed = batch_size, workers, seed
 
@@ -110,10 +112,28 @@ class ImageData(lightning.LightningDataModule):
                 f"batch_size is {self.batch_size}, but each of {order.world_size} process(es) has only {len(order)} "
                 "training images; make it smaller"
             )
-        empty_CHW = torch.zeros(self.shown.channels, *self.shown.image_size, dtype=torch.uint8)
-        transform = training_transform(self.shown, self.augmentation)
-        dataset = ImageDataset(self.train, transform, empty_CHW=empty_CHW)
-        return TrainingLoader(dataset, order, batch_size=self.batch_size, **self._options(order.world_size))
+        dataset, workers = self._training_dataset()
+        return TrainingLoader(dataset, order, batch_size=self.batch_size, **loader_options(workers))
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Batches of normalized images to evaluate on, every image in one process."""
+        rank, world_size = self._processes()
+        empty_CHW = torch.zeros(self.shown.channels, *self.shown.image_size)
+        # A single evaluation does not pay for decoding all images before the first batch.
+        images = None if self.train is None else self._decode("val", self.val, evaluation_pixels(self.shown))
+        workers = self._workers() if images is None else 0
+        dataset: Dataset[Sample] = (
+            ImageDataset(self.val, evaluation_transform(self.shown), empty_CHW=empty_CHW)
+            if images is None
+            else DecodedDataset(images, self._normalize, empty_CHW=empty_CHW)
+        )
+        return DataLoader[Batch](
+            dataset,  # type: ignore[arg-type]  # collation turns its samples into batches
+            self.batch_size if self.train is None else 2 * self.batch_size,  # there are no gradients to store
+            collate_fn=collate,
+            sampler=EvaluationOrder(len(self.val.labels_M), rank=rank, world_size=world_size),
+            **loader_options(workers),
+        )
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Stop at an unreadable image if the settings say so, or if nothing could replace it."""
@@ -125,6 +145,35 @@ class ImageData(lightning.LightningDataModule):
             )
         return batch
 
+    def _training_dataset(self) -> tuple[Dataset[Sample], int]:
+        """The training images and the number of processes that load them; none if they are cropped in batches."""
+        assert self.train is not None
+        shown, augmentation, workers = self.shown, self.augmentation, self._workers()
+        empty_CHW = torch.zeros(shown.channels, *shown.image_size, dtype=torch.uint8)
+        by_batch = not (augmentation.policy or augmentation.color_jitter)
+        images = None
+        # Loader processes that augment image by image also decode, rather than share or copy all pixels.
+        if by_batch or not workers:
+            to_pixels = training_pixels(shown, augmentation)
+            images = self._decode("train", self.train, to_pixels, only_small=workers > 0)
+        if images is not None and images.are_small and by_batch:
+            return DecodedDataset(images, BatchCrops(shown, augmentation), empty_CHW=empty_CHW), 0
+        source = self.train if images is None else images
+        return ImageDataset(source, training_transform(shown, augmentation), empty_CHW=empty_CHW), workers
+
+    def _normalize(self, pixels_BCHW: Tensor, seeds_B: NDArray[np.int64]) -> Tensor:
+        return normalize(pixels_BCHW, self.shown)
+
+    def _decode(
+        self, part: str, source: ImageSource, to_pixels: ToPixels, *, only_small: bool = False
+    ) -> DecodedImages | None:
+        """The images of a part in memory, decoded at the first call."""
+        if part not in self._decoded:
+            self._decoded[part] = decode(
+                source, to_pixels, memory_gib=self.data.memory_gib, workers=self._workers(), only_small=only_small
+            )
+        return self._decoded[part]
+
     def _order(self) -> TrainingOrder:
         assert self.train is not None
         rank, world_size = self._processes()
@@ -134,44 +183,5 @@ class ImageData(lightning.LightningDataModule):
     def _processes(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
-    def val_dataloader(self) -> DataLoader[Batch]:
-        """Batches of normalized images. Every held-out image is in one process."""
-        rank, world_size = self._processes()
-        empty_CHW = torch.zeros(self.shown.channels, *self.shown.image_size)
-        dataset = ImageDataset(self.val, evaluation_transform(self.shown), empty_CHW=empty_CHW)
-        order = EvaluationOrder(len(self.val.labels_M), rank=rank, world_size=world_size)
-        return DataLoader[Batch](
-            dataset,  # type: ignore[arg-type]  # collate turns its samples into batches
-            self.batch_size if self.train is None else 2 * self.batch_size,  # there are no gradients to store
-            sampler=order,
-            **self._options(world_size),
-        )
-
-    def _options(self, world_size: int) -> dict[str, Any]:
-        workers = default_workers(world_size) if self.workers is None else self.workers
-        return {
-            "collate_fn": collate,
-            "num_workers": workers,
-            "persistent_workers": workers > 0,
-            "pin_memory": torch.cuda.is_available(),
-            "worker_init_fn": _serve,
-        }
-
-
-def _serve(worker: int) -> None:
-    """Ignore signals and, if training runs on the CPU, give its threads priority.
-
-    A terminal sends Ctrl-C to all processes, and a cluster SIGTERM, but the training process needs images until it has
-    written a checkpoint. The threads of a training step wait for each other, so a loader that competes with them costs
-    more than its own time; it catches up whenever training waits for images.
-    """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    if not torch.accelerator.is_available():
-        os.nice(19)
-
-
-def default_workers(world_size: int) -> int:
-    """The number of loader processes for each training process on this machine."""
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
-    return min(_MOST_WORKERS, share_of_cores(here))
+    def _workers(self) -> int:
+        return default_workers(self._processes()[1]) if self.workers is None else self.workers

@@ -22,9 +22,9 @@ from rich.text import Text
 from torch import Tensor, nn
 
 from localvit.data.images import decode_image, image_endings, natural_key
-from localvit.data.module import default_workers
 from localvit.data.source import BrokenImageError
 from localvit.data.transforms import evaluation_transform
+from localvit.data.workers import default_workers
 from localvit.system.errors import LocalViTError, require
 from localvit.system.progress import progress_bar
 from localvit.weights.model_description import ModelDescription

@@ -1,7 +1,6 @@
 """Opens the images of a run from any source, and checks them before anything is trained."""
 
 from collections.abc import Callable
-from typing import Literal
 
 from localvit.data.config import DataConfig
 from localvit.data.source import ImageSource
@@ -24,7 +23,7 @@ _OPENERS: dict[str, Callable[[Request], ImageSource]] = {
 
 
 def open_parts(config: DataConfig, *, channels: int) -> Parts:
-    """The training images and the held-out images.
+    """The training, validation and test images.
 
     Args:
         config: the dataset.
@@ -34,11 +33,15 @@ def open_parts(config: DataConfig, *, channels: int) -> Parts:
         DataError: if there are no images, a label is not a class, or the parts have different classes.
     """
     if config.held_out:
-        train, val = _split(config, channels, None)
+        train, held = _split(config, channels, None)
     else:
         train = _open(Request(config, "train", channels))
-        val = _open(Request(config, "val", channels, train.class_names))
-    return Parts(_selected(train, config, "train_images"), _selected(val, config, "val_images"))
+        held = _open(Request(config, "val", channels, train.class_names))
+    train, val, test = _only_classes(train, config), _held_out(held, config), None
+    if config.validation:
+        train_M, val_M = hold_out(train.labels_M, config.validation, train.class_names, setting="validation")
+        train, val, test = Part(train, train_M), Part(train, val_M), val
+    return Parts(first_images(train, config.train_images, "train_images"), val, test)
 
 
 def open_val(config: DataConfig, *, channels: int, class_names: tuple[str, ...] | None = None) -> ImageSource:
@@ -57,14 +60,15 @@ def open_val(config: DataConfig, *, channels: int, class_names: tuple[str, ...] 
         val = _split(config, channels, class_names)[1]
     else:
         val = _open(Request(config, "val", channels, class_names))
-    return _selected(val, config, "val_images")
+    return _held_out(val, config)
 
 
-def _selected(source: ImageSource, config: DataConfig, limit: Literal["train_images", "val_images"]) -> ImageSource:
-    if config.classes is not None:
-        source = only_classes(source, config.classes)
-    count: int | None = getattr(config, limit)
-    return source if count is None else first_images(source, count, limit)
+def _held_out(source: ImageSource, config: DataConfig) -> ImageSource:
+    return first_images(_only_classes(source, config), config.val_images, "val_images")
+
+
+def _only_classes(source: ImageSource, config: DataConfig) -> ImageSource:
+    return source if config.classes is None else only_classes(source, config.classes)
 
 
 def _split(config: DataConfig, channels: int, class_names: tuple[str, ...] | None) -> tuple[ImageSource, ImageSource]:

@@ -1,4 +1,4 @@
-"""Training and held-out images, and what must be true of them before anything is trained.
+"""Training, validation and test images, and what must be true of them before anything is trained.
 
 Shape suffixes: M images, K classes.
 """
@@ -22,11 +22,13 @@ class Parts:
 
     Attributes:
         train: the training images.
-        val: the held-out images.
+        val: the validation images: split from the training images if ``validation`` is set, or else held out.
+        test: the held-out images if ``validation`` is set, or else None.
     """
 
     train: ImageSource
     val: ImageSource
+    test: ImageSource | None = None
 
 
 class Part:
@@ -67,7 +69,7 @@ class Part:
 
 
 def hold_out(
-    labels_M: NDArray[np.int64], share: float, class_names: Sequence[str]
+    labels_M: NDArray[np.int64], share: float, class_names: Sequence[str], *, setting: str = "held_out"
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Indices of the training images and of the held-out images: the last of every class.
 
@@ -77,6 +79,7 @@ def hold_out(
         labels_M: class of each image.
         share: share of each class to hold out, rounded to at least one image and at most all but one.
         class_names: names of the classes.
+        setting: name of the share in errors.
 
     Raises:
         DataError: if a class has only one image.
@@ -84,7 +87,7 @@ def hold_out(
     counts_K = np.bincount(labels_M, minlength=len(class_names))
     if single := [class_names[label] for label in np.flatnonzero(counts_K == 1).tolist()]:
         raise DataError(
-            f"held_out is {share}, but {listed(single)} has only one image; a class needs one to train on and one to "
+            f"{setting} is {share}, but {listed(single)} has only one image; a class needs one to train on and one to "
             "hold out"
         )
     held_K = np.clip(np.rint(counts_K * share).astype(np.int64), 1, np.maximum(counts_K - 1, 1))
@@ -96,8 +99,10 @@ def hold_out(
     return np.flatnonzero(~held_M), np.flatnonzero(held_M)
 
 
-def first_images(source: ImageSource, count: int, setting: str) -> Part:
-    """The first ``count`` images, as ``setting`` asks for; :class:`DataError` if there are fewer."""
+def first_images(source: ImageSource, count: int | None, setting: str) -> ImageSource:
+    """The first ``count`` images, or all if it is None; :class:`DataError` naming ``setting`` if there are fewer."""
+    if count is None:
+        return source
     available = len(source.labels_M)
     if count > available:
         raise DataError(f"{setting} is {count:,}, but {source} has {available:,} such images; make it smaller")
