@@ -1,13 +1,13 @@
-"""What locality costs on the clock and in memory: each baseline and its LocalViT twin, side by side.
+"""Time and memory that locality costs: each baseline and its LocalViT twin, side by side.
 
-    python benchmarks/locality_on_the_clock.py                # all rows; an hour or two on 2 CPU cores
-    python benchmarks/locality_on_the_clock.py --rows B C     # some; the others stay as they were measured before
-    python benchmarks/locality_on_the_clock.py --quick        # few rounds of small batches, to see that it works
+    python benchmarks/locality_on_the_clock.py                # all rows; one to two hours on 2 CPU cores
+    python benchmarks/locality_on_the_clock.py --rows B C     # some rows; the others keep their earlier numbers
+    python benchmarks/locality_on_the_clock.py --quick        # a trial with few rounds of small batches
 
-Writes ``benchmarks/results/locality_on_the_clock.json`` with every round's numbers, and the same as a Markdown table
-and an offline page of charts. A ratio is the twin's images a second over the baseline's, paired by round, or its memory
-over the baseline's. Where eager and compiled are tried, the better of each model counts, and both are shown. A row that
-this machine cannot measure stays as it was measured elsewhere.
+Writes ``benchmarks/results/locality_on_the_clock.json`` with the numbers of every round, a Markdown table and an
+offline page of charts. A ratio is the twin's images per second divided by the baseline's, paired by round, or its
+memory divided by the baseline's. If both eager and compiled models are tried, the better one of each counts, and both
+are shown. A row that this machine cannot measure keeps its earlier numbers.
 """
 
 import argparse
@@ -45,6 +45,7 @@ from localvit.benchmark import (
     write_page,
 )
 from localvit.benchmark.look import BLUE, GREY, VERMILION, height_of_rows, label, rows_axis, style
+from localvit.benchmark.setting import Precision
 from localvit.models.catalog import PUBLISHED
 from localvit.system.files import write_text
 from localvit.system.machine import keep_memory
@@ -54,7 +55,7 @@ NAME = "locality_on_the_clock"
 RESULTS = Path(__file__).parent / "results"
 BASELINES = {model.name: model.baseline for model in PUBLISHED if model.baseline}
 TINY = "localvit_tiny_patch16_224"
-# Twins of other families, and images in a training step.
+# Twins of other families, with the batch size of their training.
 FAMILIES = {
     "localvit_t2t_7": 32,
     "localvit_pvt_tiny": 32,
@@ -71,37 +72,25 @@ TITLES = {
     "G": "Other families",
     "peers": "Beside other small models",
 }
-_LABEL = 46  # characters of a line, so that what is compared takes no more than three
+_LABEL = 46  # characters per line; labels then take at most three lines
 LEAD = (
-    "Each baseline and its LocalViT twin took turns in one process. A ratio is the median over rounds of the twin's "
-    "images a second over the baseline's; where eager and compiled were tried, of the better of each. For memory it is "
-    "the twin's peak over the baseline's, the smaller of each. Fused is the twin as localvit.fuse makes it."
+    "Each baseline and its LocalViT twin took turns in one process. A ratio is the twin's images per second divided by "
+    "the baseline's, as the median over rounds. If both eager and compiled models were tried, the better one of each "
+    "counts. For memory, the ratio compares peaks, and the smaller one of each counts. Fused twins are made by "
+    "localvit.fuse."
 )
 
 
-@dataclass(frozen=True)
-class Goal:
-    """What a ratio has to reach.
-
-    Attributes:
-        bound: the least that is asked for; of memory, the most that is allowed.
-        aim: what would be better than the baseline.
-    """
-
-    bound: float
-    aim: float
-
-
-# By row; rows whose precisions differ have one for each.
+# By row, or by row and precision: the lowest acceptable ratio (for memory, the highest), and one to aim for.
 GOALS = {
-    "A": Goal(0.85, 1.0),
-    "B": Goal(0.90, 1.1),
-    "C": Goal(0.80, 1.0),
-    "D": Goal(0.95, 1.1),
-    "E fp32": Goal(0.80, 1.0),
-    "E bf16-mixed": Goal(0.70, 1.0),
-    "F": Goal(1.15, 1.0),
-    "G": Goal(0.80, 1.0),
+    "A": {"bound": 0.85, "aim": 1.0},
+    "B": {"bound": 0.90, "aim": 1.1},
+    "C": {"bound": 0.80, "aim": 1.0},
+    "D": {"bound": 0.95, "aim": 1.1},
+    "E fp32": {"bound": 0.80, "aim": 1.0},
+    "E bf16-mixed": {"bound": 0.70, "aim": 1.0},
+    "F": {"bound": 1.15, "aim": 1.0},
+    "G": {"bound": 0.80, "aim": 1.0},
 }
 
 
@@ -110,10 +99,10 @@ class Comparison:
     """A baseline and its twin in one setting.
 
     Attributes:
-        row: of the table.
+        row: row of the table.
         twin: a LocalViT model.
-        setting: that both share.
-        compiles: whether compiled, eager, or both, of which the better counts.
+        setting: the shared setting.
+        compiles: the values of ``compile`` to try. The best result counts.
     """
 
     row: str
@@ -123,21 +112,21 @@ class Comparison:
 
     @property
     def baseline(self) -> str:
-        """The model that the twin is the localized form of."""
+        """The model that the twin localizes."""
         return BASELINES[self.twin]
 
     @property
-    def goal(self) -> Goal:
-        """What its ratio has to reach."""
+    def goal(self) -> dict[str, float]:
+        """The ratio to reach."""
         return GOALS.get(self.row) or GOALS[f"{self.row} {self.setting.precision}"]
 
     @property
     def memory(self) -> bool:
-        """Whether it compares memory, in place of speed."""
+        """Whether it compares memory instead of speed."""
         return self.row == "F"
 
     def contestants(self) -> list[Contestant]:
-        """The baseline's forms, then the twin's."""
+        """The forms of the baseline, then those of the twin."""
         return [
             Contestant(model, f"{model}, {'compiled' if compiled else 'eager'}", {"compile": compiled})
             for model in (self.baseline, self.twin)
@@ -145,7 +134,7 @@ class Comparison:
         ]
 
     def words(self) -> str:
-        """What is compared, in a line."""
+        """The comparison as one line of text."""
         setting = replace(self.setting, compile=self.compiles[0]).words()
         if len(self.compiles) > 1:
             setting = setting.replace("eager", "better of eager and compiled")
@@ -153,10 +142,11 @@ class Comparison:
 
 
 def comparisons(row: str) -> list[Comparison]:
-    """What is measured for a row of the table."""
+    """The comparisons of a row of the table."""
     inference = Setting(precision="bf16", fuse=True, batch_size=16)
     training = Setting("training", batch_size=32)
-    both = (False, True)
+    both: tuple[bool, ...] = (False, True)
+    precisions: tuple[Precision, ...] = ("fp32", "bf16-mixed")
     match row:
         case "A":
             modes = (Setting("training", "bf16-mixed"), inference)
@@ -169,27 +159,25 @@ def comparisons(row: str) -> list[Comparison]:
         case "D":
             return [Comparison(row, TINY, replace(inference, precision="fp32"), (one,)) for one in both]
         case "E":
-            return [
-                Comparison(row, TINY, replace(training, precision=precision, fused_attention=fused), both)
-                for precision in ("fp32", "bf16-mixed")
+            settings = [
+                replace(training, precision=precision, fused_attention=fused)
+                for precision in precisions
                 for fused in both[::-1]
             ]
+            return [Comparison(row, TINY, setting, both) for setting in settings]
         case "F":
-            return [
-                Comparison(row, TINY, replace(training, precision=precision), both)
-                for precision in ("fp32", "bf16-mixed")
-            ]
+            settings = [replace(training, precision=precision) for precision in precisions]
+            return [Comparison(row, TINY, setting, both) for setting in settings]
         case _:
-            found = [Comparison(row, twin, inference, both) for twin in FAMILIES]
-            return found + [
-                Comparison(row, twin, replace(training, precision="bf16-mixed", batch_size=size), both)
-                for twin, size in FAMILIES.items()
-            ]
+            mixed = replace(training, precision="bf16-mixed")
+            pairs = [(twin, inference) for twin in FAMILIES]
+            pairs += [(twin, replace(mixed, batch_size=size)) for twin, size in FAMILIES.items()]
+            return [Comparison(row, twin, setting, both) for twin, setting in pairs]
 
 
 def vit_pytorch_localvit(image_size: int) -> nn.Module:
-    """LocalViT as the package vit-pytorch has it, of the size of LocalViT-T."""
-    module = importlib.import_module("vit_pytorch.local_vit")  # few have it
+    """The LocalViT of the package vit-pytorch, in the size of LocalViT-T."""
+    module = importlib.import_module("vit_pytorch.local_vit")  # optional
     model: nn.Module = module.LocalViT(
         image_size=image_size, patch_size=16, num_classes=1000, dim=192, depth=12, heads=3, mlp_dim=768
     )
@@ -197,12 +185,12 @@ def vit_pytorch_localvit(image_size: int) -> nn.Module:
 
 
 def peers(quick: bool) -> tuple[list[tuple[list[Contestant], Setting]], list[str]]:
-    """LocalViT-T beside others, and what is to be said of those that are missing."""
+    """LocalViT-T and other small models, with notes on missing ones."""
     contestants = [*map(Contestant, PEERS), Contestant(TINY, f"{TINY}, fused", {"fuse": True})]
     notes = []
     settings = [_smaller(Setting(precision=precision, batch_size=16), quick) for precision in ("fp32", "bf16")]
     if importlib.util.find_spec("vit_pytorch") is None:
-        notes.append("vit-pytorch is not installed, so its LocalViT is not here.")
+        notes.append("vit-pytorch is not installed, so its LocalViT is missing.")
     else:
         build = functools.partial(vit_pytorch_localvit, settings[0].height_and_width[0])
         contestants.append(Contestant(build, "vit-pytorch LocalViT"))
@@ -214,29 +202,25 @@ def _smaller(setting: Setting, quick: bool) -> Setting:
 
 
 def measure_row(row: str, quick: bool, *, console: Console) -> dict[str, Any]:
-    """Measure a row: its numbers and verdicts as JSON, or why it was not measured."""
+    """Measure a row. Returns its numbers and verdicts as JSON, or the reason why it was not measured."""
     how: dict[str, Any] = {"rounds": 2, "seconds_a_turn": 0.02} if quick else {}
     if row == "A" and not torch.cuda.is_available():
         return {"not_measured": "no GPU", "record": provenance()}
     if row == "peers":
         jobs, notes = peers(quick)
-        return {"benchmark": _as_json(run_each(jobs, **how, console=console)), "notes": notes, "verdicts": []}
+        found = run_each(jobs, **how, console=console)
+        return {"benchmark": json.loads(found.to_json()), "notes": notes, "verdicts": []}
     asked = [replace(one, setting=_smaller(one.setting, quick)) for one in comparisons(row)]
     if asked[0].memory:
         how = {"rounds": 0, "memory": True}
     jobs = [(one.contestants(), replace(one.setting, compile=one.compiles[0])) for one in asked]
     found = run_each(jobs, **how, console=console)
     verdicts = [verdict(one, result) for one, result in zip(asked, found.results, strict=True)]
-    return {"benchmark": _as_json(found), "notes": [], "verdicts": verdicts}
-
-
-def _as_json(benchmark: BenchmarkResult) -> dict[str, Any]:
-    values: dict[str, Any] = json.loads(benchmark.to_json())
-    return values
+    return {"benchmark": json.loads(found.to_json()), "notes": [], "verdicts": verdicts}
 
 
 def verdict(comparison: Comparison, result: SettingResult) -> dict[str, Any]:
-    """The ratio of the better forms of both, whether it reaches what is asked for, and the ratio of each form."""
+    """The ratio of the better forms, whether it reaches the goal, and the ratio of each form."""
     number = len(comparison.compiles)
     baselines, twins = result.measurements[:number], result.measurements[number:]
     best = _pair(_better(baselines, comparison), _better(twins, comparison), comparison)
@@ -248,9 +232,9 @@ def verdict(comparison: Comparison, result: SettingResult) -> dict[str, Any]:
         "quantity": "memory" if comparison.memory else "speed",
         **best,
         "forms": forms if number > 1 else [],
-        **dataclasses.asdict(goal),
-        "met": found is not None and sign * found["median"] >= sign * goal.bound,
-        "aim_met": found is not None and sign * found["median"] >= sign * goal.aim,
+        **goal,
+        "met": found is not None and sign * found["median"] >= sign * goal["bound"],
+        "aim_met": found is not None and sign * found["median"] >= sign * goal["aim"],
         "errors": [one.error or one.memory_error for one in result.measurements if one.error or one.memory_error],
     }
 
@@ -266,13 +250,12 @@ def _pair(baseline: Measurement | None, twin: Measurement | None, comparison: Co
 
 
 def _better(forms: Sequence[Measurement], comparison: Comparison) -> Measurement | None:
-    known = [(figure, form) for form in forms if (figure := _figure(form, comparison)) is not None]
-    pick = min if comparison.memory else max
-    return pick(known, key=lambda pair: pair[0])[1] if known else None
+    known = {figure: form for form in forms if (figure := _figure(form, comparison)) is not None}
+    return known[min(known) if comparison.memory else max(known)] if known else None
 
 
 def _figure(measurement: Measurement | None, comparison: Comparison) -> float | None:
-    """Images a second, or bytes."""
+    """Images per second, or bytes."""
     if measurement is None:
         return None
     if comparison.memory:
@@ -283,17 +266,16 @@ def _figure(measurement: Measurement | None, comparison: Comparison) -> float | 
 def _ratio(twin: Measurement, baseline: Measurement, comparison: Comparison) -> Spread | None:
     if not comparison.memory:
         return ratio(twin, baseline)
-    times = memory_ratio(twin, baseline)
-    return None if times is None else Spread.of([times])
+    return None if (times := memory_ratio(twin, baseline)) is None else Spread.of([times])
 
 
 def row_sections(row: str, values: dict[str, Any]) -> list[Section]:
-    """A row as parts of a page."""
+    """The sections of a row."""
     heading = f"{row}. {TITLES[row]}"
     if "not_measured" in values:
         return [Section(heading, text=[f"Not measured: {values['not_measured']}."])]
     record = values["benchmark"]["record"]
-    size = "with few rounds of small batches, to try it out, " if values["quick"] else ""
+    size = "in a trial with few rounds of small batches " if values["quick"] else ""
     source = [f"Measured {size}on {record['time'][:10]}: {record['machine']}, {record['threads']} threads."]
     if row == "peers":
         parts = sections(BenchmarkResult.from_json(json.dumps(values["benchmark"])))
@@ -304,12 +286,12 @@ def row_sections(row: str, values: dict[str, Any]) -> list[Section]:
     verdicts = values["verdicts"]
     headers, rows = verdict_table(row, verdicts)
     errors = [f"{one['comparison']}: {error}" for one in verdicts for error in one["errors"]]
-    caption = "Ratios with their quartiles; blue where the bound is met. The dashed lines are bounds, dotted ones aims."
+    caption = "Ratios with quartiles, blue if the bound is met. Dashed lines are bounds, dotted lines are aims."
     return [Section(heading, headers, rows, [*source, *errors], _chart(verdicts), caption)]
 
 
 def verdict_table(row: str, verdicts: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """The verdicts of a row as headers and lines of text; those of single forms have no verdict of their own."""
+    """The verdicts of a row as headers and lines of text, with one more line per form."""
     memory = verdicts[0]["quantity"] == "memory"
     unit = "MiB" if memory else "images/s"
     headers = ["row and setting", f"baseline, {unit}", f"twin, {unit}", "ratio", "quartiles"]
@@ -327,7 +309,7 @@ def verdict_table(row: str, verdicts: Sequence[dict[str, Any]]) -> tuple[list[st
 
 
 def _cells(pair: dict[str, Any], *, memory: bool) -> list[str]:
-    """Figures of baseline and twin, ratio and quartiles."""
+    """Figures of baseline and twin, their ratio and its quartiles."""
     figures = ["–" if value is None else f"{value / (2**20 if memory else 1):,.4g}" for value in pair["figures"]]
     found = pair["ratio"]
     ratios = [f"{found['median']:.2f}", f"{found['low']:.2f}–{found['high']:.2f}"] if found else ["–", "–"]
@@ -336,12 +318,16 @@ def _cells(pair: dict[str, Any], *, memory: bool) -> list[str]:
 
 def _chart(verdicts: Sequence[dict[str, Any]]) -> go.Figure:
     figure = go.Figure()
+    for kind, dash in (("bound", "dash"), ("aim", "dot")):
+        figure.add_scatter(
+            x=[end for one in verdicts for end in (one[kind], one[kind], None)],
+            y=[end for place in range(len(verdicts)) for end in (place - 0.4, place + 0.4, None)],
+            mode="lines",
+            line={"color": GREY, "dash": dash},
+            hoverinfo="skip",
+            showlegend=False,
+        )
     for place, one in enumerate(verdicts):
-        for value, dash in ((one["bound"], "dash"), (one["aim"], "dot")):
-            figure.add_scatter(
-                x=[value, value], y=[place - 0.4, place + 0.4], mode="lines", line={"color": GREY, "dash": dash},
-                hoverinfo="skip", showlegend=False,
-            )  # fmt: skip
         if (found := one["ratio"]) is None:
             continue
         colour = BLUE if one["met"] else VERMILION
@@ -360,17 +346,17 @@ def _chart(verdicts: Sequence[dict[str, Any]]) -> go.Figure:
             showlegend=False,
         )
     style(figure, height=height_of_rows(len(verdicts)))
-    figure.update_xaxes(title=f"the twin's {verdicts[0]['quantity']} over the baseline's", rangemode="tozero")
+    figure.update_xaxes(title=f"{verdicts[0]['quantity']} of the twin divided by the baseline's", rangemode="tozero")
     names = [one["comparison"] for one in verdicts]
     figure.update_yaxes(**rows_axis(names) | {"ticktext": [label(name, _LABEL) for name in names]})
     return figure
 
 
 def main() -> None:
-    """Measure rows, print their verdicts and write them into what is there of the others."""
+    """Measure rows, print their verdicts and merge them into the earlier results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", nargs="+", choices=TITLES, default=list(TITLES), metavar="ROW")
-    parser.add_argument("--quick", action="store_true", help="few rounds of small batches, to see that it works")
+    parser.add_argument("--quick", action="store_true", help="a trial with few rounds of small batches")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
     options = parser.parse_args()
     quiet()
@@ -385,26 +371,23 @@ def main() -> None:
         rows[row] = {**found, "quick": options.quick}
         if rows[row].get("verdicts"):
             _print(row, rows[row]["verdicts"])
-        write_text(path, json.dumps({"version": 1, "rows": _in_order(rows)}, indent=1) + "\n")
+        rows = {name: rows[name] for name in TITLES if name in rows}
+        write_text(path, json.dumps({"version": 1, "rows": rows}, indent=1) + "\n")
     write_page(
         "Locality on the clock",
         LEAD,
-        [part for row, values in _in_order(rows).items() for part in row_sections(row, values)],
+        [part for row, values in rows.items() for part in row_sections(row, values)],
         provenance(),
         page=path.with_suffix(".html"),
         table=path.with_suffix(".md"),
     )
 
 
-def _in_order(rows: dict[str, Any]) -> dict[str, Any]:
-    return {row: rows[row] for row in TITLES if row in rows}
-
-
 def _print(row: str, verdicts: Sequence[dict[str, Any]]) -> None:
     headers, lines = verdict_table(row, verdicts)
     table = Table(title=f"{row}. {TITLES[row]}", box=box.SIMPLE_HEAD)
     table.add_column(headers[0], overflow="fold")
-    shown = (3, *range(5, len(headers)))  # what fits a terminal
+    shown = (3, *range(5, len(headers)))  # fits a terminal
     for column in shown:
         table.add_column(headers[column], no_wrap=True)
     for cells in lines:

@@ -1,13 +1,13 @@
-"""How time and memory of DeiT-T and LocalViT-T grow with the image and with the batch, and how their parts do.
+"""How time and memory of DeiT-T and LocalViT-T, and of their parts, grow with image size and batch size.
 
     python benchmarks/scaling.py                                    # about half an hour on 2 CPU cores
-    python benchmarks/scaling.py --sizes 112 224 --batches 1 16     # fewer of them
-    python benchmarks/scaling.py --quick                            # the smallest, to see that it works
+    python benchmarks/scaling.py --sizes 112 224 --batches 1 16     # fewer sizes
+    python benchmarks/scaling.py --quick                            # a trial with the smallest sizes
 
-Over image sizes a batch is of one image in inference and of two in training (sizes of up to 448, batches of up to 64);
-inference of LocalViT-T is that of its fused copy. Attention, MLP and locality feed-forward network are timed alone too,
-with the exponent of time over tokens: 1 is linear, 2 is quadratic. Writes ``benchmarks/results/scaling.json``, and the
-same as a Markdown table and an offline page of charts.
+For growing images, a batch has one image in inference and two in training, which stops at size 448 and batch size 64.
+Inference of LocalViT-T uses its fused copy. Attention, MLP and the locality feed-forward network are also timed alone,
+with the exponent of time over tokens: 1 is linear, 2 is quadratic. Writes ``benchmarks/results/scaling.json``, a
+Markdown table and an offline page of charts.
 """
 
 import argparse
@@ -40,7 +40,7 @@ from localvit.benchmark import (
 from localvit.benchmark.comparison import ROUNDS, SECONDS_A_TURN, in_words
 from localvit.benchmark.look import BLUE, COLOURS, GREY, style
 from localvit.benchmark.measurement import Timed, take_turns
-from localvit.benchmark.tables import FAILED, UNKNOWN, problems
+from localvit.benchmark.report import FAILED, UNKNOWN, problems
 from localvit.locality.feed_forward import LocalityFeedForward
 from localvit.locality.kernels.fuse import fuse
 from localvit.system.files import write_text
@@ -57,13 +57,13 @@ SIZES, BATCHES, GRIDS = (112, 224, 448, 896), (1, 4, 16, 64, 256), (7, 14, 28, 5
 SIZE = 224
 LARGEST_IN_TRAINING, MOST_IN_TRAINING, BATCH_IN_TRAINING = 448, 64, 2
 PATCH = 16
-FITTED = 3  # the larger grids, where what does not depend on tokens no longer counts
+FITTED = 3  # largest grids, where constant costs no longer matter
 LEAD = (
-    "The two models took turns in one process; times are medians over rounds, memory is the peak of a step in a "
-    "process of its own. Inference is in fp32, of LocalViT-T as localvit.fuse makes it; a training step is forward, "
-    "backward and AdamW in fp32."
+    "The two models took turns in one process. Times are medians over rounds; memory is the peak of a step, measured "
+    "in a new process. Everything is in fp32. Inference of LocalViT-T uses its fused copy (localvit.fuse). A training "
+    "step is forward, backward and AdamW."
 )
-TRIAL = "This is a trial on small images, to see that it works."
+TRIAL = "This is a trial on small images."
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,9 @@ class Sweep:
     """Settings that differ in one quantity.
 
     Attributes:
-        heading: what is measured over what.
+        heading: heading of the section.
         axis: the quantity.
-        settings: by its value.
+        settings: settings by its value.
     """
 
     heading: str
@@ -100,13 +100,13 @@ def sweeps(sizes: Sequence[int], batches: Sequence[int], size: int) -> list[Swee
 
 
 def measure_sweeps(asked: Sequence[Sweep], **how: Any) -> BenchmarkResult:
-    """Every setting once, though it be in two sweeps."""
+    """Measure every setting once, even if two sweeps share it."""
     settings = dict.fromkeys(setting for sweep in asked for setting in sweep.settings.values())
     return run_each([(CONTESTANTS, setting) for setting in settings], memory=True, console=ERRORS, **how)
 
 
 def pieces(setting: Setting) -> dict[str, Callable[[torch.Tensor, tuple[int, int]], object]]:
-    """The parts of the first block of each model, as functions of tokens (B, 1 + H * W, D) and their grid (H, W)."""
+    """Parts of the first blocks, as functions of tokens (B, 1 + H * W, D) and their grid (H, W)."""
     deit, localvit = (one.build(setting).eval().to(setting.torch_device) for one in CONTESTANTS)
     block: Any = deit.get_submodule("blocks.0")
     network = next(module for module in localvit.modules() if isinstance(module, LocalityFeedForward))
@@ -119,7 +119,7 @@ def pieces(setting: Setting) -> dict[str, Callable[[torch.Tensor, tuple[int, int
 
 
 def measure_pieces(grids: Sequence[int], *, rounds: int, seconds_a_turn: float) -> dict[str, Any]:
-    """Seconds of each part on each square grid, round by round, and the exponent of their medians over tokens."""
+    """Seconds of each part on each square grid in each round, and the exponent of the medians over tokens."""
     setting = Setting()
     parts = pieces(setting)
     wait = torch.cuda.synchronize if setting.torch_device.type == "cuda" else bool
@@ -153,7 +153,7 @@ def _call(
 
 
 def exponent(rows: Sequence[dict[str, Any]]) -> float | None:
-    """The slope of a line through the logarithms of tokens and median seconds; None for less than two grids."""
+    """The slope of a line through the logarithms of tokens and median seconds. None for fewer than two grids."""
     points = [(row["tokens"], np.median(row["seconds"])) for row in rows if "seconds" in row][-FITTED:]
     if len(points) < 2:
         return None
@@ -162,12 +162,12 @@ def exponent(rows: Sequence[dict[str, Any]]) -> float | None:
 
 
 def sweep_section(sweep: Sweep, found: BenchmarkResult) -> Section:
-    """A table and a chart of a sweep."""
+    """Table and chart of a sweep."""
     by_setting = {result.setting: result for result in found.results}
     results = {value: by_setting[setting.on_its_device()] for value, setting in sweep.settings.items()}
     names = [one.name for one in CONTESTANTS]
-    headers = [sweep.axis, "tokens", *(f"{name}, ms an image" for name in names), "times", "quartiles"]
-    headers += [*(f"{name}, MiB" for name in names), "MiB times"]
+    headers = [sweep.axis, "tokens", *(f"{name}, ms/image" for name in names), "ratio", "quartiles"]
+    headers += [*(f"{name}, MiB" for name in names), "MiB ratio"]
     rows = [[str(value), *_cells(result)] for value, result in results.items()]
     errors = [problem for result in results.values() for problem in problems(result)]
     return Section(sweep.heading, headers, rows, errors, _sweep_chart(sweep, results), "Both axes are logarithmic.")
@@ -177,7 +177,7 @@ def _cells(result: SettingResult) -> list[str]:
     baseline, twin = result.measurements
     tokens = 1 + (result.setting.height_and_width[0] // PATCH) ** 2
     seconds = [_milliseconds(one) for one in (baseline, twin)]
-    times = ratio(baseline, twin)  # of rates, so the other way round: of seconds
+    times = ratio(baseline, twin)  # swapped, because rates are inverse to seconds
     memories = [one.memory for one in (baseline, twin)]
     return [
         str(tokens),
@@ -190,23 +190,23 @@ def _cells(result: SettingResult) -> list[str]:
 
 
 def _milliseconds(measurement: Measurement) -> Spread | None:
-    """Of an image."""
+    """Milliseconds per image."""
     return Spread.of([1000 / rate for rate in measurement.rates]) if measurement.rates else None
 
 
 def _sweep_chart(sweep: Sweep, results: Mapping[int, SettingResult]) -> go.Figure:
-    panels: dict[str, dict[str, dict[int, float]]] = {"milliseconds an image": {}, "peak memory, MiB": {}}
+    panels: dict[str, dict[str, dict[int, float]]] = {"milliseconds per image": {}, "peak memory, MiB": {}}
     for one in CONTESTANTS:
         measured = {value: result[one.name] for value, result in results.items()}
         speeds = {value: spread for value, each in measured.items() if (spread := _milliseconds(each))}
-        panels["milliseconds an image"][one.name] = {value: spread.median for value, spread in speeds.items()}
+        panels["milliseconds per image"][one.name] = {value: spread.median for value, spread in speeds.items()}
         memories = {value: each.memory / 2**20 for value, each in measured.items() if each.memory}
         panels["peak memory, MiB"][one.name] = memories
     return lines(sweep.axis, panels, [GREY, BLUE])
 
 
 def lines(axis: str, panels: Mapping[str, Mapping[str, Mapping[int, float]]], colours: Sequence[str]) -> go.Figure:
-    """Lines on logarithmic axes: by title of a panel and name, a value for each place on the axis."""
+    """Draw lines on logarithmic axes, from values by panel title, line name and position on the axis."""
     figure = make_subplots(1, len(panels), horizontal_spacing=0.12)
     for column, (title, series) in enumerate(panels.items(), start=1):
         for (name, values), colour in zip(series.items(), colours, strict=False):
@@ -235,7 +235,7 @@ def _ticks(places: Sequence[float]) -> dict[str, Any]:
 
 
 def _round_numbers(values: Sequence[float]) -> list[float]:
-    """1, 2 and 5 of each decade, as far as they lie among the values or beside them."""
+    """1, 2 and 5 of each decade, within or near the range of the values."""
     if not values:
         return []
     decades = range(math.floor(math.log10(min(values))), math.ceil(math.log10(max(values))) + 1)
@@ -244,7 +244,7 @@ def _round_numbers(values: Sequence[float]) -> list[float]:
 
 
 def pieces_section(found: dict[str, Any]) -> Section:
-    """A table and a chart of the parts of a block."""
+    """Table and chart of the parts of a block."""
     exponents = found["exponents"]
     by_piece = {
         name: {row["tokens"]: row.get("seconds") for row in found["rows"] if row["piece"] == name} for name in exponents
@@ -256,7 +256,7 @@ def pieces_section(found: dict[str, Any]) -> Section:
         cells = [FAILED if one is None else f"{1000 * np.median(one):,.4g}" for one in seconds]
         rows.append([f"{height} x {width}", str(tokens), *cells])
     fits = [UNKNOWN if value is None else f"{value:.2f}" for value in exponents.values()]
-    rows.append([f"exponent over the {FITTED} larger", "", *fits])
+    rows.append([f"exponent over the largest {FITTED}", "", *fits])
     medians = {
         name: {tokens: 1000 * float(np.median(one)) for tokens, one in values.items() if one}
         for name, values in by_piece.items()
@@ -270,16 +270,16 @@ def pieces_section(found: dict[str, Any]) -> Section:
         rows,
         errors,
         lines("tokens", {"milliseconds": medians}, [GREY, *COLOURS]),
-        "Both axes are logarithmic, so that the slope is the exponent.",
+        "Both axes are logarithmic, so the slope is the exponent.",
     )
 
 
 def main() -> None:
     """Measure, and write numbers, tables and charts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="sides of images, multiples of 16")
-    parser.add_argument("--batches", type=int, nargs="+", default=BATCHES, help="images in a step")
-    parser.add_argument("--quick", action="store_true", help="the smallest, to see that it works")
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="image sizes, multiples of 16")
+    parser.add_argument("--batches", type=int, nargs="+", default=BATCHES, help="batch sizes")
+    parser.add_argument("--quick", action="store_true", help="a trial with the smallest sizes")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
     options = parser.parse_args()
     quiet()

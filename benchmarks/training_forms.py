@@ -19,11 +19,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from localvit.benchmark import Contestant, Setting
-from localvit.benchmark.comparison import measure
+from localvit.benchmark import Contestant, Setting, contestant_memory, measure, provenance
 from localvit.benchmark.measurement import in_process
-from localvit.benchmark.memory import contestant_memory
-from localvit.benchmark.record import provenance
 from localvit.data.config import InputConfig
 from localvit.locality.feed_forward import LocalityFeedForward
 from localvit.locality.kernels.few_passes import few_passes

@@ -1,6 +1,7 @@
 """How the tests share the machine, and fixtures of more than one file."""
 
 import os
+import time
 
 import pytest
 
@@ -33,3 +34,34 @@ def small_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
     from localvit.benchmark import rate
 
     monkeypatch.setitem(rate._SIDES, "cpu", 256)
+
+
+class Clock:
+    """Advances when someone sleeps, and at no other time: a busy machine cannot disturb it."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock that measures turns."""
+    from localvit.benchmark.measurement import turns
+
+    clock = Clock()
+    monkeypatch.setattr(turns, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def processor_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure turns in processor time: waiting for a busy processor does not count."""
+    from localvit.benchmark.measurement import turns
+
+    monkeypatch.setattr(turns.time, "perf_counter", time.process_time)

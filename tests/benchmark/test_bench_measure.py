@@ -304,7 +304,11 @@ def test_results_are_the_same_after_a_file() -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [('{"version": 2}', "version is 2; this localvit reads 1"), ('{"version": 1}', "no benchmark"), ("[]", "version")],
+    [
+        ('{"version": 2}', "version of the benchmark is 2; this localvit reads 1"),
+        ('{"version": 1}', "not a benchmark"),
+        ("[]", "version"),
+    ],
 )
 def test_another_file_is_refused(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):

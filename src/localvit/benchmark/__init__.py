@@ -1,4 +1,4 @@
-"""Speed and memory of models on this machine, measured side by side."""
+"""Measures speed and memory of models side by side on this machine."""
 
 import lazy_loader
 

@@ -1,11 +1,9 @@
-from .comparison import measure, run, run_each
+from .comparison import contestant_memory, measure, run, run_each
 from .contestant import PEERS, Contestant, Stepper
-from .memory import contestant_memory
 from .page import Section, write_page
 from .rate import machine_rate
-from .record import provenance
 from .report import sections, write_report
-from .result import BenchmarkResult, Measurement, SettingResult, Spread, memory_ratio, ratio
+from .result import BenchmarkResult, Measurement, SettingResult, Spread, memory_ratio, provenance, ratio
 from .setting import Setting
 
 __all__ = [

@@ -1,6 +1,6 @@
-"""A setting's measurements as bars: images a second with its spread, memory and utilisation."""
+"""Draws the measurements of a setting as bars: images per second with quartiles, memory and utilization."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import plotly.graph_objects as go
@@ -12,41 +12,48 @@ from localvit.benchmark.result import BenchmarkResult, Measurement, SettingResul
 
 @dataclass(frozen=True)
 class _Panel:
-    """What a chart shows of every contestant, side by side with the others."""
+    """One quantity of all contestants.
+
+    Attributes:
+        title: of its axis.
+        values: length of each bar.
+        texts: what stands beside each bar.
+        ends: where those texts start.
+        whiskers: error bars, as Plotly takes them.
+    """
 
     title: str
-    value: Callable[[Measurement], float | None]
-    text: Callable[[Measurement], str]
+    values: Sequence[float]
+    texts: Sequence[str]
+    ends: Sequence[float]
+    whiskers: dict[str, object] | None = None
 
 
 def chart(benchmark: BenchmarkResult, result: SettingResult) -> go.Figure:
-    """Bars of one setting: a row each contestant, the baseline grey; a panel each quantity that was measured."""
-    measurements = result.measurements
+    """Draw one row per contestant, with a gray baseline, and one panel per quantity that was measured."""
+    names = [measurement.name for measurement in result.measurements]
+    rows = list(range(len(names)))
     panels = _panels(benchmark, result)
     figure = make_subplots(1, len(panels), shared_yaxes=True, horizontal_spacing=0.04)
-    colours = [GREY, *(COLOURS[index % len(COLOURS)] for index in range(len(measurements) - 1))]
     for column, panel in enumerate(panels, start=1):
-        values = [panel.value(measurement) for measurement in measurements]
         figure.add_bar(
-            x=[value or 0 for value in values],
-            y=list(range(len(values))),
+            x=panel.values,
+            y=rows,
             orientation="h",
             width=0.55,
-            marker={"color": colours},
-            error_x=_spread(measurements) if column == 1 else None,
+            marker={"color": [GREY, *(COLOURS[index % len(COLOURS)] for index in rows[1:])]},
+            error_x=panel.whiskers,
             showlegend=False,
-            customdata=[[label(measurement.name), panel.text(measurement)] for measurement in measurements],
+            customdata=[[label(name), text] for name, text in zip(names, panel.texts, strict=True)],
             hovertemplate="%{customdata[0]}<br>%{customdata[1]}<extra></extra>",
             row=1,
             col=column,
         )
-        # On the other side of the whiskers.
-        ends = [value or 0 for value in values] if column > 1 else [_end(measurement) for measurement in measurements]
-        figure.add_scatter(
-            x=ends,
-            y=list(range(len(values))),
+        figure.add_scatter(  # Plotly's own texts of bars would lie on the whiskers
+            x=panel.ends,
+            y=rows,
             mode="text",
-            text=[f"\N{NO-BREAK SPACE}{label(panel.text(measurement))}" for measurement in measurements],
+            text=[f"\N{NO-BREAK SPACE}{label(text)}" for text in panel.texts],
             textposition="middle right",
             cliponaxis=False,
             hoverinfo="skip",
@@ -54,59 +61,48 @@ def chart(benchmark: BenchmarkResult, result: SettingResult) -> go.Figure:
             row=1,
             col=column,
         )
-        room = 1.75 * max(ends, default=0) or 1
-        figure.update_xaxes(title=panel.title, range=[0, room], nticks=4, row=1, col=column)
-    style(figure, height=height_of_rows(len(measurements)))
-    figure.update_yaxes(**rows_axis([measurement.name for measurement in measurements]))
+        room_for_text = 1.75 * max(panel.ends, default=0) or 1
+        figure.update_xaxes(title=panel.title, range=[0, room_for_text], nticks=4, row=1, col=column)
+    style(figure, height=height_of_rows(len(names)))
+    figure.update_yaxes(**rows_axis(names))
     return figure
 
 
 def _panels(benchmark: BenchmarkResult, result: SettingResult) -> list[_Panel]:
-    baseline = result.baseline
-
-    def times(measurement: Measurement, against: float | None) -> str:
-        return "" if against is None or measurement is baseline else f" (× {against:.2f})"  # noqa: RUF001
-
-    def speed(measurement: Measurement) -> str:
-        if measurement.images_per_second is None:
-            return "failed"
-        against = ratio(measurement, baseline)
-        median = None if against is None else against.median
-        return f"{measurement.images_per_second.median:,.4g}{times(measurement, median)}"
-
-    def memory(measurement: Measurement) -> str:
-        if measurement.memory is None:
-            return "not known"
-        return f"{measurement.memory / 2**20:,.0f}{times(measurement, memory_ratio(measurement, baseline))}"
-
-    def utilisation(measurement: Measurement) -> str:
-        share = benchmark.utilisation(measurement)
-        return "not known" if share is None else f"{100 * share:.0f}"
-
-    panels = [
-        _Panel("images a second", lambda one: one.images_per_second.median if one.images_per_second else 0, speed)
-    ]
-    if any(measurement.memory is not None for measurement in result.measurements):
-        panels.append(_Panel("peak memory, MiB", lambda one: one.memory and one.memory / 2**20, memory))
-    if any(benchmark.utilisation(measurement) is not None for measurement in result.measurements):
-        panels.append(
-            _Panel("model FLOP utilisation, %", lambda one: 100 * (benchmark.utilisation(one) or 0), utilisation)
-        )
+    measurements, baseline = result.measurements, result.baseline
+    panels = [_speeds(result)]
+    if any(one.memory is not None for one in measurements):
+        memories = [(one.memory or 0) / 2**20 for one in measurements]
+        texts = [
+            "unknown" if one.memory is None else f"{memory:,.0f}{_times(one, memory_ratio(one, baseline), baseline)}"
+            for one, memory in zip(measurements, memories, strict=True)
+        ]
+        panels.append(_Panel("peak memory, MiB", memories, texts, memories))
+    shares = [benchmark.utilisation(one) for one in measurements]
+    if any(share is not None for share in shares):
+        texts = ["unknown" if share is None else f"{100 * share:.0f}" for share in shares]
+        percent = [100 * (share or 0) for share in shares]
+        panels.append(_Panel("model FLOP utilization, %", percent, texts, percent))
     return panels
 
 
-def _end(measurement: Measurement) -> float:
-    return measurement.images_per_second.high if measurement.images_per_second else 0.0
-
-
-def _spread(measurements: Sequence[Measurement]) -> dict[str, object]:
-    """Whiskers from quartile to quartile."""
-    spreads = [measurement.images_per_second for measurement in measurements]
-    return {
+def _speeds(result: SettingResult) -> _Panel:
+    texts, spreads = [], [measurement.images_per_second for measurement in result.measurements]
+    for measurement, speed in zip(result.measurements, spreads, strict=True):
+        against = ratio(measurement, result.baseline)
+        times = _times(measurement, against.median if against else None, result.baseline)
+        texts.append(f"{speed.median:,.4g}{times}" if speed else "failed")
+    whiskers = {
         "symmetric": False,
-        "array": [spread.high - spread.median if spread else 0 for spread in spreads],
-        "arrayminus": [spread.median - spread.low if spread else 0 for spread in spreads],
+        "array": [speed.high - speed.median if speed else 0 for speed in spreads],
+        "arrayminus": [speed.median - speed.low if speed else 0 for speed in spreads],
         "color": GREY,
         "thickness": 2,
         "width": 5,
     }
+    medians = [speed.median if speed else 0.0 for speed in spreads]
+    return _Panel("images per second", medians, texts, [speed.high if speed else 0.0 for speed in spreads], whiskers)
+
+
+def _times(measurement: Measurement, against: float | None, baseline: Measurement) -> str:
+    return "" if against is None or measurement is baseline else f" (× {against:.2f})"  # noqa: RUF001

@@ -1,4 +1,4 @@
-"""Contestants in one setting, or in several: they take turns in this process, and have their memory measured alone."""
+"""Measures contestants: speed in turns in this process, memory in one more process each."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,17 +10,15 @@ import torch._dynamo.config as compiler
 from rich.console import Console
 
 from localvit.benchmark.contestant import Contestant, Stepper
-from localvit.benchmark.measurement import ProcessError, take_turns
-from localvit.benchmark.memory import contestant_memory
+from localvit.benchmark.measurement import ProcessError, in_process, peak_memory, take_turns
 from localvit.benchmark.rate import machine_rate
-from localvit.benchmark.record import provenance
-from localvit.benchmark.result import BenchmarkResult, Measurement, SettingResult
+from localvit.benchmark.result import BenchmarkResult, Measurement, SettingResult, provenance
 from localvit.benchmark.setting import ROUNDS, Setting
 from localvit.system.progress import progress_bar
 from localvit.system.terminal import ERRORS
 
 SECONDS_A_TURN = 0.3
-_GRAPHS_A_MODEL = 8  # the compiler keeps that many by default, in all, of models that share a class
+_GRAPHS_A_MODEL = 8  # the compiler's default limit, which models of one class share
 
 Watch = Callable[[str, str], object]
 
@@ -36,32 +34,32 @@ def measure(
 ) -> SettingResult:
     """Measure contestants side by side.
 
-    After a warm-up, with compiling, each takes a turn in every round, in an order that rotates. One that fails is told
-    so in its measurement, and the others go on.
+    After a warm-up, which includes compiling, each contestant takes one turn per round, in rotating order. If one
+    fails, its measurement holds the error, and the others go on.
 
     Args:
         contestants: the first is the baseline.
-        setting: how all of them are run, but for what they change.
-        rounds: turns of each; 0 for memory alone.
-        seconds_a_turn: about how long a turn is; at least one step.
-        memory: whether to measure the peak memory of a step too, in a further process each.
-        watch: is told of every piece of work: the contestant's name, and what there is to say.
+        setting: the shared setting, which contestants may change for themselves.
+        rounds: turns per contestant; 0 to measure only memory.
+        seconds_a_turn: approximate duration of a turn, which has at least one step.
+        memory: whether to measure the peak memory of a step too, in one more process per contestant.
+        watch: called after each piece of work with the contestant's name and a short message.
 
     Raises:
-        ValueError: for no contestants, two of the same name, or changes that a setting does not allow.
-        LocalViTError: where the setting wants a GPU and there is none.
+        ValueError: if there are no contestants, two have the same name, or changes are invalid.
+        LocalViTError: if the setting requires a GPU and there is none.
     """
     settings = _settings(contestants, setting)
     with setting.its_threads(), _compiler_for(len(contestants)):
         measurements = _take_turns(contestants, settings, rounds, seconds_a_turn, watch)
     if memory:
-        torch.cuda.empty_cache()  # a GPU has room for the processes that follow
+        torch.cuda.empty_cache()  # leaves the GPU to the processes that follow
         measurements = [_with_memory(*pair, watch) for pair in zip(measurements, contestants, strict=True)]
     return SettingResult(setting.on_its_device(), tuple(measurements))
 
 
 def run(contestants: Sequence[Contestant], settings: Iterable[Setting], **how: Any) -> BenchmarkResult:
-    """Measure the same contestants in one setting after the other; see :func:`run_each`."""
+    """Measure the same contestants in several settings; see :func:`run_each` for the options."""
     return run_each([(contestants, setting) for setting in settings], **how)
 
 
@@ -73,18 +71,18 @@ def run_each(
     memory: bool = False,
     console: Console = ERRORS,
 ) -> BenchmarkResult:
-    """Measure one comparison after the other, and the machine's own rate.
+    """Run several comparisons, and measure the rate of the machine.
 
     Args:
-        comparisons: contestants, and the setting that they share.
-        rounds: as for :func:`measure`, like what follows.
-        seconds_a_turn: about how long a turn is.
-        memory: whether to measure memory too.
-        console: where progress is shown; where it is no terminal, as a line for each comparison.
+        comparisons: pairs of contestants and their shared setting.
+        rounds: see :func:`measure`.
+        seconds_a_turn: see :func:`measure`.
+        memory: see :func:`measure`.
+        console: shows a progress bar, or one line per comparison if it is not a terminal.
 
     Raises:
-        ValueError: as :func:`measure`.
-        LocalViTError: as :func:`measure`.
+        ValueError: see :func:`measure`.
+        LocalViTError: see :func:`measure`.
     """
     pieces = [len(contestants) * (bool(rounds) + rounds + memory) for contestants, _ in comparisons]
     results: list[SettingResult] = []
@@ -107,14 +105,34 @@ def run_each(
     return BenchmarkResult(tuple(results), rates, provenance())
 
 
+def contestant_memory(contestant: Contestant, setting: Setting) -> int | None:
+    """Peak memory of a step in bytes, including model, optimizer and images, measured in a new process.
+
+    Before it looks at its memory, the process takes a step with a model that it discards. What remains of a first use,
+    such as the modules and caches of the compiler, does not count.
+
+    Raises:
+        ProcessError: if the contestant fails or cannot be pickled.
+    """
+    found: int | None = in_process(_memory, contestant, setting)
+    return found
+
+
+def _memory(contestant: Contestant, setting: Setting) -> int | None:
+    with setting.its_threads():
+        Stepper(contestant, setting).step()
+        torch.compiler.reset()
+        return peak_memory(lambda: Stepper(contestant, setting).step, device=setting.torch_device.type)
+
+
 def _machine_rates(comparisons: Sequence[tuple[Sequence[Contestant], Setting]]) -> dict[str, float]:
-    """Of every device, number of threads and precision that shares are needed of."""
+    """The rate of the machine for each arithmetic that the contestants use."""
     settings = [one.setting(shared) for contestants, shared in comparisons for one in contestants]
     return {name: machine_rate(setting) for name, setting in {own.arithmetic: own for own in settings}.items()}
 
 
 def in_words(error: Exception) -> str:
-    """An exception as a line for people."""
+    """An exception as one line of text."""
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
@@ -171,7 +189,7 @@ def _with_memory(measurement: Measurement, contestant: Contestant, watch: Watch)
 
 @contextmanager
 def _compiler_for(models: int) -> Iterator[None]:
-    """Nothing compiled before is kept, and there is room for all models: none silently runs uncompiled."""
+    """Forget compiled models, and make room for all of these, so that none silently runs uncompiled."""
     torch.compiler.reset()
     limit = _GRAPHS_A_MODEL * models
     try:

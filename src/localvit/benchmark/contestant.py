@@ -1,4 +1,4 @@
-"""A model that takes part, and the steps it takes.
+"""A model that takes part in a benchmark, and the steps it takes.
 
 Shape suffixes: B images, C channels, H x W pixels, K classes.
 """
@@ -36,7 +36,7 @@ PEERS = (
 
 _CLASSES = 1000
 _CHANNELS = 3
-_LEARNING_RATE = 1e-6  # weights stay about where they are, so that every step costs the same
+_LEARNING_RATE = 1e-6  # too small to change the weights much, so every step costs the same
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,13 @@ class Contestant:
     """A model that takes part in a benchmark.
 
     Attributes:
-        model: a name that timm knows, for a model with fresh weights; or what builds a module that takes images
-            (B, 3, H, W). To have its memory measured, that must be a function of a module, which can be pickled.
-        name: to be shown; by default the model's, with what it changes of the setting.
-        changes: fields of the setting that are its own, such as ``{"compile": True}``.
+        model: a model name known to timm, for random weights; or a function that builds a module for images
+            (B, 3, H, W). To measure its memory, the function must be picklable.
+        name: name in the results. Defaults to that of the model, with ``changes``.
+        changes: fields of the setting that this contestant changes for itself, such as ``{"compile": True}``.
 
     Raises:
-        ValueError: for a name that timm does not know, with the nearest that it does.
+        ValueError: for a name unknown to timm; suggests the nearest one.
     """
 
     model: str | Callable[[], nn.Module]
@@ -66,11 +66,11 @@ class Contestant:
             object.__setattr__(self, "name", f"{model}, {changes}" if changes else model)
 
     def setting(self, shared: Setting) -> Setting:
-        """Its own setting; ``TypeError`` or ``ValueError`` where its changes are none of a setting."""
+        """Its own setting. Raises ``TypeError`` or ``ValueError`` for invalid changes."""
         return replace(shared, **self.changes)
 
     def build(self, setting: Setting) -> nn.Module:
-        """The model as it was defined: in float32, on the CPU, neither fused nor compiled."""
+        """Build the model as defined: in float32, on the CPU, neither fused nor compiled."""
         with attention(fused=setting.fused_attention):
             if isinstance(self.model, str):
                 return create_model(self.model, InputConfig(setting.height_and_width), num_classes=_CLASSES)
@@ -81,13 +81,13 @@ class Stepper:
     """A contestant ready to take steps.
 
     Args:
-        contestant: which.
-        setting: how, the contestant's own.
+        contestant: the contestant.
+        setting: the contestant's own setting.
 
     Attributes:
-        parameters: of the model, as it was defined.
-        macs: multiply-accumulates of one image; None where they cannot be counted.
-        step: takes one, training or inference as the setting says.
+        parameters: number of parameters of the model as defined.
+        macs: multiply-accumulates per image. None if they cannot be counted.
+        step: takes one step of training or inference.
     """
 
     def __init__(self, contestant: Contestant, setting: Setting) -> None:
@@ -132,19 +132,19 @@ class Stepper:
         return contextlib.nullcontext()
 
     def timed(self) -> Timed:
-        """For taking turns; its threads are set before each."""
+        """The steps, for taking turns. The number of threads is set before each turn."""
         threads = self.setting.threads or torch.get_num_threads()
         wait = torch.cuda.synchronize if self.device.type == "cuda" else bool
         return Timed(self.step, self.setting.batch_size, wait, functools.partial(torch.set_num_threads, threads))
 
 
 def has_locality(model: nn.Module) -> bool:
-    """Whether there is anything in it that fusing would change."""
+    """Whether fusing would change the model."""
     return any(isinstance(module, LocalityFeedForward | HiddenLocality) for module in model.modules())
 
 
 def _macs(model: nn.Module, setting: Setting) -> int | None:
     try:
         return count_macs(model, (_CHANNELS, *setting.height_and_width))
-    except Exception:  # of a model that cannot run without storage; what it does with real images is found out later
+    except Exception:  # the model cannot run on the meta device; whether it runs at all shows later
         return None

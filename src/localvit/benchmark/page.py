@@ -1,4 +1,4 @@
-"""Tables and charts of measurements as a page that needs no network, and the same tables as Markdown."""
+"""Writes tables and charts as a web page that works offline, and the tables as Markdown."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ _PACKAGE = "localvit.benchmark"
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a page.
+    """A section of a page.
 
     Attributes:
-        heading: of the part.
-        headers: of its table.
-        rows: of its table, a text for each header.
+        heading: its heading.
+        headers: column headers of its table.
+        rows: rows of its table, one text per header.
         text: paragraphs above the table.
         figure: a chart below the table.
-        caption: of the chart.
+        caption: caption of the chart.
     """
 
     heading: str
@@ -37,14 +37,14 @@ class Section:
 def write_page(
     title: str, lead: str, sections: Sequence[Section], record: dict[str, Any], *, page: Path, table: Path
 ) -> None:
-    """Write a page of HTML with charts, and the same without them as Markdown.
+    """Write an HTML page with charts, and the same content without charts as Markdown.
 
     Args:
-        title: of both.
+        title: title of both.
         lead: what was measured and how, in a few sentences.
         sections: in their order.
-        record: of :func:`localvit.benchmark.provenance`.
-        page: path of the page, which holds all that it needs.
+        record: the record of :func:`localvit.benchmark.provenance`.
+        page: path of the page, a single file.
         table: path of the Markdown.
     """
     values = {"title": title, "lead": lead, "sections": sections, "record": record}

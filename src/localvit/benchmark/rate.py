@@ -1,4 +1,4 @@
-"""How fast the machine multiplies matrices: what a model's rate is a share of."""
+"""Measures how fast this machine multiplies matrices, which utilization is relative to."""
 
 import statistics
 
@@ -13,17 +13,17 @@ _SECONDS_A_TURN = 0.2
 
 
 def machine_rate(setting: Setting, *, rounds: int = 5, side: int | None = None) -> float:
-    """Floating-point operations a second of a product of two square matrices, the median of ``rounds``.
+    """Floating-point operations per second of a product of two square matrices, as the median over rounds.
 
-    It is taken as a matrix product and as a 1x1 convolution, which are other libraries', and the faster of them counts.
+    The product is computed as a matrix product and as a 1 x 1 convolution, by different libraries; the faster counts.
 
     Args:
-        setting: whose device, threads and precision; both kinds of bf16 multiply matrices in bfloat16.
-        rounds: turns of one product, or several, that are timed.
-        side: of the matrices; 2048 on the CPU and 8192 on a GPU by default.
+        setting: determines device, threads and precision. Both bf16 precisions multiply in bfloat16.
+        rounds: number of turns.
+        side: side of the matrices. Defaults to 2048 on the CPU and 8192 on a GPU.
 
     Raises:
-        LocalViTError: where the setting wants a GPU and there is none.
+        LocalViTError: if the setting requires a GPU and there is none.
     """
     device = setting.torch_device
     side = side or _SIDES[device.type]

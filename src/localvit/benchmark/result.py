@@ -1,28 +1,33 @@
-"""What was measured, with every round's numbers, and the same as JSON."""
+"""Results of a benchmark, with the numbers of every round, and their JSON form."""
 
 import dataclasses
 import json
+import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+import torch
 
 from localvit.benchmark.setting import Setting
+from localvit.system.machine import cores, describe
+from localvit.training.record import command_line, git_state, versions
 
 VERSION = 1
 
 
 @dataclass(frozen=True)
 class Spread:
-    """The middle of some numbers and how far they lie apart.
+    """Median and spread of some numbers.
 
     Attributes:
-        median: of the numbers.
-        low: their lower quartile.
-        high: their upper quartile.
-        minimum: of the numbers.
-        maximum: of the numbers.
+        median: the median.
+        low: the lower quartile.
+        high: the upper quartile.
+        minimum: the smallest number.
+        maximum: the largest number.
     """
 
     median: float
@@ -33,29 +38,29 @@ class Spread:
 
     @classmethod
     def of(cls, numbers: Sequence[float]) -> "Spread":
-        """Of at least one number; quartiles lie between numbers by linear interpolation."""
+        """The spread of at least one number. Quartiles are interpolated linearly."""
         minimum, low, median, high, maximum = np.quantile(numbers, (0, 0.25, 0.5, 0.75, 1))
         return cls(float(median), float(low), float(high), float(minimum), float(maximum))
 
     @property
     def relative(self) -> float:
-        """The range between the quartiles as a share of the median."""
+        """The interquartile range divided by the median."""
         return (self.high - self.low) / self.median
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What was measured of one contestant in one setting.
+    """The measurements of one contestant in one setting.
 
     Attributes:
-        name: of the contestant.
-        setting: its own, with the device it ran on.
-        rates: images a second, round by round; none where it failed.
-        parameters: of the model as it was defined; None where it could not be built.
-        macs: multiply-accumulates of one image; None where they could not be counted.
-        memory: bytes of a step at its peak, with model, optimizer and images; None where it was not measured.
-        error: why it failed.
-        memory_error: why its memory is not known, though it was asked for.
+        name: name of the contestant.
+        setting: the contestant's own setting, with the device that it ran on.
+        rates: images per second in each round. Empty if it failed.
+        parameters: number of parameters of the model as defined. None if it could not be built.
+        macs: multiply-accumulates per image. None if they could not be counted.
+        memory: peak memory of a step in bytes, including model, optimizer and images. None if not measured.
+        error: why the contestant failed.
+        memory_error: why its memory could not be measured.
     """
 
     name: str
@@ -69,13 +74,13 @@ class Measurement:
 
     @property
     def images_per_second(self) -> Spread | None:
-        """Over the rounds; None where it failed."""
+        """Images per second over all rounds. None if the contestant failed."""
         return Spread.of(self.rates) if self.rates else None
 
     def utilisation(self, machine_rate: float | None) -> float | None:
-        """Model FLOP utilisation: operations that the model needs in a second over those the machine multiplies with.
+        """Model FLOP utilization: operations per second that the model needs, divided by the machine's rate.
 
-        A multiply-accumulate is two operations, and a training step needs three times those of inference.
+        A multiply-accumulate is two operations, and a training step needs three times the operations of inference.
         """
         if machine_rate is None or self.macs is None or self.images_per_second is None:
             return None
@@ -84,24 +89,24 @@ class Measurement:
 
 
 def ratio(measurement: Measurement, baseline: Measurement) -> Spread | None:
-    """Images a second over the baseline's, paired by round; None where either failed."""
+    """Images per second divided by the baseline's, paired by round. None if either failed."""
     if not measurement.rates or not baseline.rates:
         return None
     return Spread.of([rate / other for rate, other in zip(measurement.rates, baseline.rates, strict=True)])
 
 
 def memory_ratio(measurement: Measurement, baseline: Measurement) -> float | None:
-    """Peak memory over the baseline's; None where either is not known."""
+    """Peak memory divided by the baseline's. None if either is unknown."""
     return measurement.memory / baseline.memory if measurement.memory and baseline.memory else None
 
 
 @dataclass(frozen=True)
 class SettingResult:
-    """The contestants in one setting.
+    """The measurements of all contestants in one setting.
 
     Attributes:
-        setting: that they share, but for what contestants change.
-        measurements: of each; the first is the baseline of the others.
+        setting: the shared setting, which contestants may change for themselves.
+        measurements: one per contestant; the first is the baseline.
     """
 
     setting: Setting
@@ -113,20 +118,17 @@ class SettingResult:
         return self.measurements[0]
 
     def __getitem__(self, name: str) -> Measurement:
-        for measurement in self.measurements:
-            if measurement.name == name:
-                return measurement
-        raise KeyError(name)
+        return {measurement.name: measurement for measurement in self.measurements}[name]
 
 
 @dataclass(frozen=True)
 class BenchmarkResult:
-    """Contestants in several settings.
+    """The results of all settings.
 
     Attributes:
-        results: of each setting.
-        machine_rates: floating-point operations a second of the machine's matrix products, by the setting's
-            ``arithmetic``.
+        results: one per setting.
+        machine_rates: floating-point operations per second of the machine's matrix products, keyed by
+            :attr:`Setting.arithmetic <localvit.benchmark.Setting.arithmetic>`.
         record: command, machine, versions, time and code; see :func:`localvit.benchmark.provenance`.
     """
 
@@ -135,22 +137,20 @@ class BenchmarkResult:
     record: dict[str, Any]
 
     def utilisation(self, measurement: Measurement) -> float | None:
-        """Model FLOP utilisation on this machine."""
+        """Model FLOP utilization on the machine of the benchmark. None if unknown."""
         return measurement.utilisation(self.machine_rates.get(measurement.setting.arithmetic))
 
     def to_json(self) -> str:
-        """All that was measured, and for readers what follows from it."""
+        """All measurements, and for readers the quantities derived from them."""
+        results = [
+            {"setting": dataclasses.asdict(result.setting), "measurements": list(self._described(result))}
+            for result in self.results
+        ]
         values = {
             "version": VERSION,
             "record": self.record,
             "machine_rates": self.machine_rates,
-            "results": [
-                {
-                    "setting": dataclasses.asdict(result.setting),
-                    "measurements": list(self._described(result)),
-                }
-                for result in self.results
-            ],
+            "results": results,
         }
         return json.dumps(values, indent=1, allow_nan=False) + "\n"
 
@@ -169,16 +169,30 @@ class BenchmarkResult:
 
     @classmethod
     def from_json(cls, text: str) -> "BenchmarkResult":
-        """The result that :meth:`to_json` wrote; ``ValueError`` for that of another version, or any other text."""
+        """Read what :meth:`to_json` wrote. Raises ``ValueError`` for another version or any other text."""
         values = json.loads(text)
         version = values.get("version") if isinstance(values, dict) else None
         if version != VERSION:
-            raise ValueError(f"the benchmark's version is {version!r}; this localvit reads {VERSION}")
+            raise ValueError(f"the version of the benchmark is {version!r}; this localvit reads {VERSION}")
         try:
             results = tuple(_setting_result(result) for result in values["results"])
             return cls(results, values["machine_rates"], values["record"])
         except (KeyError, TypeError) as error:
-            raise ValueError(f"this is no benchmark of localvit: {type(error).__name__}: {error}") from error
+            raise ValueError(f"this is not a benchmark of localvit: {type(error).__name__}: {error}") from error
+
+
+def provenance() -> dict[str, Any]:
+    """Describe the current process: command, machine, cores, threads, versions, time and state of the code."""
+    return {
+        "command": command_line(),
+        "machine": describe(),
+        "system": platform.system(),
+        "cores": cores(),
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "code": git_state(),
+    }
 
 
 def _setting_result(values: dict[str, Any]) -> SettingResult:

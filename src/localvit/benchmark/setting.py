@@ -1,4 +1,4 @@
-"""How a model is run when it is timed."""
+"""How a model runs while it is measured."""
 
 import contextlib
 from collections.abc import Iterator
@@ -18,22 +18,22 @@ ROUNDS = 7
 
 @dataclass(frozen=True)
 class Setting:
-    """How a model is run when it is timed.
+    """How a model runs while it is measured.
 
     Attributes:
         mode: inference (a forward pass in inference mode) or training (forward, cross entropy, backward, AdamW step).
-        precision: fp32; bf16, weights and images in bfloat16, for inference alone; bf16-mixed, autocast to bfloat16.
-        compile: whether the whole model is compiled, for its one shape.
-        fuse: whether models with locality are run as :func:`localvit.fuse` makes them, for inference alone.
-        batch_size: images a step.
+        precision: fp32; bf16 for weights and images in bfloat16, inference only; bf16-mixed for autocast to bfloat16.
+        compile: whether to compile the whole model, for its one shape.
+        fuse: whether to run models with locality through :func:`localvit.fuse`, inference only.
+        batch_size: images per step.
         image_size: height and width in pixels, or one number for a square.
-        fused_attention: whether timm's models compute attention in one operation, or step by step.
-        save_memory: whether models with locality train as :func:`localvit.save_memory` makes them.
-        device: cpu, cuda, or auto for a GPU where there is one.
-        threads: of the CPU; PyTorch's default by default.
+        fused_attention: whether timm models compute attention in one operation, or step by step.
+        save_memory: whether to run models with locality through :func:`localvit.save_memory`, training only.
+        device: cpu, cuda, or auto for a GPU if available.
+        threads: CPU threads. Defaults to PyTorch's choice.
 
     Raises:
-        ValueError: for a value that its field does not allow, and for bf16 weights or fused models in training.
+        ValueError: for a value outside the allowed ones, and for combinations that make no sense.
     """
 
     mode: Mode = "inference"
@@ -57,39 +57,39 @@ class Setting:
             require("threads", self.threads, at_least=1)
         if self.mode == "training" and self.precision == "bf16":
             raise ValueError(
-                "precision is bf16 in training, where weights in bfloat16 lose the small steps; use bf16-mixed or fp32"
+                "precision is bf16 in training, where weights in bfloat16 would lose small updates; use bf16-mixed or "
+                "fp32"
             )
         if self.mode == "training" and self.fuse:
             raise ValueError(
-                "fuse is True in training; batch norms can be folded for inference alone, so leave fuse out"
+                "fuse is True in training; batch norms can be folded for inference only, so leave fuse out"
             )
-
         if self.mode == "inference" and self.save_memory:
             raise ValueError("save_memory is True in inference; it changes what training stores, so leave it out")
 
     @property
     def height_and_width(self) -> tuple[int, int]:
-        """Of the images, in pixels."""
+        """Height and width of the images in pixels."""
         assert isinstance(self.image_size, tuple)
         return self.image_size
 
     @property
     def torch_device(self) -> "torch.device":
-        """The device; ``LocalViTError`` where the setting wants a GPU and there is none."""
+        """The device. Raises ``LocalViTError`` if the setting requires a GPU and there is none."""
         import torch  # takes seconds, and the command line needs the settings sooner
 
         gpu = torch.cuda.is_available()
         if self.device == "cuda" and not gpu:
-            raise LocalViTError("device is cuda, and PyTorch finds no GPU here; use cpu or auto")
+            raise LocalViTError("device is cuda, but PyTorch finds no GPU; use cpu or auto")
         return torch.device("cuda" if gpu and self.device != "cpu" else "cpu")
 
     def on_its_device(self) -> "Setting":
-        """The same with the device that auto stands for here; errors as for :attr:`torch_device`."""
+        """The same setting with auto resolved. Raises the errors of :attr:`torch_device`."""
         return replace(self, device="cuda" if self.torch_device.type == "cuda" else "cpu")
 
     @contextlib.contextmanager
     def its_threads(self) -> Iterator[None]:
-        """What runs inside has the setting's threads, and what comes after those from before."""
+        """Use the setting's number of CPU threads inside the block."""
         import torch
 
         before = torch.get_num_threads()
@@ -101,7 +101,7 @@ class Setting:
 
     @property
     def arithmetic(self) -> str:
-        """What matrix products are computed in, and by what; the machine's rate of them depends on no more."""
+        """All that the machine's rate of matrix products depends on: device, number format and threads."""
         device = self.on_its_device().device if self.device == "auto" else self.device
         number = "fp32" if self.precision == "fp32" else "bf16"
         return ", ".join(part for part in (device, number, self._threads_in_words()) if part)
@@ -110,7 +110,7 @@ class Setting:
         return "" if self.threads is None else f"{self.threads} thread{'s' if self.threads > 1 else ''}"
 
     def words(self) -> str:
-        """The setting in one line."""
+        """The setting as one line of text."""
         height, width = self.height_and_width
         parts = (
             f"{self.mode}, {self.precision}",

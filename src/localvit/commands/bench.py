@@ -60,7 +60,7 @@ def parser() -> Parser:
 def command(options: Any) -> Callable[[], int]:
     """Measure, print and write."""
     from localvit.benchmark import PEERS, Contestant, run, write_report
-    from localvit.benchmark.tables import problems
+    from localvit.benchmark.report import problems
 
     settings, left_out = _settings(options)
     names = dict.fromkeys([*options.models, *(PEERS if options.peers else ())])
@@ -68,14 +68,14 @@ def command(options: Any) -> Callable[[], int]:
     def bench() -> int:
         contestants = [Contestant(name) for name in names]
         for reason in left_out:
-            ERRORS.print(f"Left out: {reason}", highlight=False, markup=False, soft_wrap=True)
+            ERRORS.print(f"Left out: {reason}", markup=False, soft_wrap=True)
         found = run(contestants, settings, rounds=options.rounds, memory=options.memory)
         page = write_report(found, Path(options.output))
         for result in found.results:
             RESULTS.print(_table(found, result))
             for problem in problems(result):
-                ERRORS.print(problem, highlight=False, markup=False, soft_wrap=True)
-        RESULTS.print(f"Charts, tables and all numbers: {page.parent.resolve()}", soft_wrap=True, highlight=False)
+                ERRORS.print(problem, markup=False, soft_wrap=True)
+        RESULTS.print(f"Charts, tables and all numbers: {page.parent.resolve()}", soft_wrap=True)
         return int(any(one.error for result in found.results for one in result.measurements))
 
     return bench
@@ -107,7 +107,7 @@ def _image_size(text: str) -> tuple[int, int]:
 
 def _table(benchmark: "BenchmarkResult", result: "SettingResult") -> Table:
     """The measurements of a setting in 80 columns, without quartiles and empty columns."""
-    from localvit.benchmark.tables import HEADERS, UNKNOWN, table_rows
+    from localvit.benchmark.report import HEADERS, UNKNOWN, table_rows
 
     rows = table_rows(benchmark, result)
     known = [column for column in range(len(HEADERS)) if any(row[column] != UNKNOWN for row in rows)]

@@ -1,4 +1,4 @@
-"""Time and memory of code on this machine: contestants in turns, and processes whose memory is the code's alone."""
+"""Measures time and memory on this machine: contestants in turns, and memory in new processes."""
 
 from localvit.benchmark.measurement.memory import peak_memory
 from localvit.benchmark.measurement.process import ProcessError, in_process

@@ -1,12 +1,12 @@
-"""The most memory that code takes, above what its process had before.
+"""Measures the peak memory of code, above what its process used before.
 
-On Linux the peak is ``VmHWM`` of ``/proc/self/status``, which writing 5 to ``/proc/self/clear_refs`` sets back to what
-is resident now (proc(5)). So compiling, and whatever else the first steps do once, does not count, unless it stays.
-Pages of files, the machine code of libraries, are left out: they are read when first used and are no model's.
+On Linux the peak is ``VmHWM`` in ``/proc/self/status``. Writing 5 to ``/proc/self/clear_refs`` resets it to what is
+resident now (proc(5)), so compiling and other one-time work of the first steps does not count, unless its memory stays.
+Pages of files, such as the machine code of libraries, are left out: they belong to no model.
 
-The C library keeps freed memory to give it out again, and resident memory would count it. ``malloc_trim`` gives it back
-to the system before both readings. The allocator is otherwise left as it is: what it holds beyond what is asked of it
-during the steps counts, as it does in use.
+The C library keeps freed memory for reuse, which resident memory includes. ``malloc_trim`` returns it to the system
+before both readings. Otherwise the allocator is left alone: what it holds in excess during the steps counts, because it
+does so in practice too.
 """
 
 import gc
@@ -25,19 +25,19 @@ _RESET_PEAK = "5"
 def peak_memory(
     prepare: Callable[[], Callable[[], object]], *, device: str = "cpu", warmup: int = 1, steps: int = 2
 ) -> int | None:
-    """Bytes that steps take at their peak, with all that ``prepare`` made for them.
+    """Peak memory of steps in bytes, including everything that ``prepare`` created for them.
 
-    Call it in a process of its own (:func:`localvit.benchmark.measurement.in_process`), which holds nothing else.
+    Call it in a new process (:func:`localvit.benchmark.measurement.in_process`), which holds nothing else.
 
     Args:
-        prepare: makes what the steps need, and returns a function that takes one.
-        device: cpu for the memory of this process, cuda for the GPU's as PyTorch hands it out.
-        warmup: steps before the peak is looked at.
-        steps: steps whose peak counts.
+        prepare: creates what the steps need, and returns a function that takes one step.
+        device: cpu for the memory of this process, cuda for GPU memory allocated by PyTorch.
+        warmup: number of steps before measuring.
+        steps: number of steps to measure.
 
     Returns:
-        Bytes above what was taken before ``prepare``. Where the peak cannot be set back, the peak of the whole process
-        above what it had been, warm-up included; None where the system tells nothing.
+        Bytes above what was used before ``prepare``. If the system cannot reset the peak, the result includes the
+        warm-up. None if the system reports no memory.
     """
     if device == "cuda":
         return _peak_of_gpu(prepare, warmup, steps)
@@ -84,7 +84,7 @@ def _reset_peak() -> bool:
 
 
 def _resident() -> int | None:
-    """Bytes of this process that are in memory and of no file."""
+    """Resident memory of this process in bytes, without pages of files."""
     try:
         return _kibibytes("RssAnon")
     except (OSError, KeyError):
@@ -92,14 +92,14 @@ def _resident() -> int | None:
 
 
 def _kibibytes(name: str) -> int:
-    """A field of the process's status, in bytes."""
+    """A field of the process status in bytes."""
     fields = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines())
     return 1024 * int(fields[name].split()[0])
 
 
 def _peak_of_process() -> int | None:
     try:
-        import resource  # Unix alone has it
+        import resource  # missing on Windows
     except ImportError:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

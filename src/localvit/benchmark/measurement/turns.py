@@ -1,4 +1,4 @@
-"""Contestants that take turns, so that a machine that slows down slows all of them."""
+"""Times contestants in turns, so that a slow moment of the machine affects all of them."""
 
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -9,7 +9,7 @@ K = TypeVar("K", bound=Hashable)
 
 _WARMUP = 3
 _MOST_WARMUP = 20
-_SETTLED = 1.5  # a step that still compiles, or allocates, takes longer than this many times the shortest
+_SETTLED = 1.5  # a step that still compiles or allocates takes longer than this multiple of the shortest
 
 
 def _nothing() -> None:
@@ -18,13 +18,13 @@ def _nothing() -> None:
 
 @dataclass(frozen=True)
 class Timed:
-    """What is timed.
+    """Code to time.
 
     Attributes:
-        step: does it once.
-        images: of one step.
-        wait: until the device has done what it was given; nothing to do on the CPU.
-        prepare: before each turn, off the clock.
+        step: runs it once.
+        images: images per step.
+        wait: waits until the device is idle. Not needed on the CPU.
+        prepare: called before each turn, outside the measured time.
     """
 
     step: Callable[[], object]
@@ -33,7 +33,7 @@ class Timed:
     prepare: Callable[[], object] = _nothing
 
     def seconds(self, steps: int) -> float:
-        """Time of so many steps."""
+        """Duration of a number of steps."""
         self.wait()
         start = time.perf_counter()
         for _ in range(steps):
@@ -42,7 +42,7 @@ class Timed:
         return time.perf_counter() - start
 
     def warm_up(self) -> float:
-        """Take three steps, and more until they have settled (20 at most): seconds of the shortest."""
+        """Take three steps, and more (at most 20) until their duration settles. Returns the shortest in seconds."""
         self.prepare()
         seconds: list[float] = []
         while len(seconds) < _WARMUP or (seconds[-1] > _SETTLED * min(seconds) and len(seconds) < _MOST_WARMUP):
@@ -51,7 +51,7 @@ class Timed:
 
 
 def rotated(keys: Sequence[K], rounds: int) -> list[list[K]]:
-    """The order of each round: everyone is first in turn, so that none always follows the same heat or quiet."""
+    """The order of each round. It rotates, so that no contestant always runs after the same other one."""
     return [[*keys[number % len(keys) :], *keys[: number % len(keys)]] if keys else [] for number in range(rounds)]
 
 
@@ -62,16 +62,16 @@ def take_turns(
     seconds_a_turn: float,
     watch: Callable[[K, float | None], object] = lambda key, rate: None,
 ) -> dict[K, list[float] | Exception]:
-    """Warm all contestants up, then let each take a turn in every round.
+    """Warm up all contestants, then let each take one turn per round.
 
     Args:
-        contestants: by name.
-        rounds: how many turns each takes.
-        seconds_a_turn: about how long a turn is; at least one step.
-        watch: is told of each turn, with its rate; None for the warm-up.
+        contestants: contestants by name.
+        rounds: number of turns per contestant.
+        seconds_a_turn: approximate duration of a turn, which has at least one step.
+        watch: called after each turn with its rate, and after the warm-up with None.
 
     Returns:
-        Images a second of each contestant, round by round; the exception of one that raised, which takes no more turns.
+        For each contestant, images per second in each round; or the exception it raised, after which it is left out.
     """
     steps: dict[K, int] = {}
     outcomes: dict[K, list[float] | Exception] = {}
@@ -98,6 +98,6 @@ def take_turns(
 
 
 def _without_frames(error: Exception) -> Exception:
-    """The error alone: the frames of its traceback would keep the tensors that did not fit."""
+    """Drop the traceback, whose frames would keep tensors alive after running out of memory."""
     error.__context__ = None
     return error.with_traceback(None)
