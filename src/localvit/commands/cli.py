@@ -1,4 +1,4 @@
-"""The ``localvit`` command line: finds the module of a command, and turns errors into messages and exit statuses."""
+"""The ``localvit`` command line: runs the module of a command, and turns errors into messages and exit statuses."""
 
 import importlib
 import signal
@@ -6,6 +6,7 @@ import sys
 from importlib import metadata
 
 from localvit.commands.parser import Parser
+from localvit.system import processes
 from localvit.system.errors import Interrupted, LocalViTError
 from localvit.system.machine import keep_memory
 from localvit.system.suggestions import did_you_mean
@@ -35,6 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser: Parser = module.parser()
     try:
         parsed = parser.parse(getattr(module, "arguments", list)(rest))
+        if hasattr(module, "WORKER"):
+            processes.prepare(module.WORKER)  # it imports PyTorch while this process does
         importlib.import_module("localvit.models")  # registers them with timm
         command = module.command(parsed)
     except (ValueError, OSError) as error:
@@ -45,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
         status: int = command()
     except (LocalViTError, ValueError, OSError) as error:
         ERRORS.print(f"[bold red]localvit {name}:[/] ", end="")
-        ERRORS.print(str(error), highlight=False, soft_wrap=True, markup=False)
+        ERRORS.print(str(error), soft_wrap=True, markup=False)
         return 1
     except Interrupted as interruption:
         ERRORS.print(f"{interruption}; the state is saved. Run the same command again to resume.")
@@ -58,15 +61,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _without_command(given: str) -> int:
     if given in ("-h", "--help"):
-        RESULTS.print("usage: localvit COMMAND ...\n\nLocality in vision transformers.\n", highlight=False)
+        RESULTS.print("usage: localvit COMMAND ...\n\nLocality in vision transformers.\n")
         for name, description in COMMANDS.items():
-            RESULTS.print(f"  {name:<10}{description}", highlight=False)
-        RESULTS.print("\n`localvit COMMAND --help` lists the options of a command.", highlight=False)
+            RESULTS.print(f"  {name:<10}{description}")
+        RESULTS.print("\n`localvit COMMAND --help` lists the options of a command.")
         return 0
     if given == "--version":
-        RESULTS.print(f"localvit {metadata.version('localvit')}", highlight=False)
+        RESULTS.print(f"localvit {metadata.version('localvit')}")
         return 0
     hint = did_you_mean(given, COMMANDS)
     message = f"error: {given!r:.100} is not a command.{hint} The commands are {', '.join(COMMANDS)}."
-    ERRORS.print(message, highlight=False, markup=False, soft_wrap=True)
+    ERRORS.print(message, markup=False, soft_wrap=True)
     return 2

@@ -27,7 +27,7 @@ def command(options: Any) -> Callable[[], int]:
 
     def run() -> int:
         name = convert(Path(options.source), Path(options.target), model_name=options.model)
-        RESULTS.print(f"{options.target}: {name}", soft_wrap=True, highlight=False)
+        RESULTS.print(f"{options.target}: {name}", soft_wrap=True)
         return 0
 
     return run

@@ -48,9 +48,9 @@ def command(options: Any) -> Callable[[], int]:
         if is_first_process():
             folder = Path(options.output or Path(options.checkpoint).parent / "evaluation")
             write_evaluation(figures, folder)
-            RESULTS.print(evaluation_line(figures), highlight=False)
+            RESULTS.print(evaluation_line(figures))
             RESULTS.print(evaluation_table(figures))
-            RESULTS.print(f"Tables and confusion matrix: {folder.resolve()}", soft_wrap=True, highlight=False)
+            RESULTS.print(f"Tables and confusion matrix: {folder.resolve()}", soft_wrap=True)
         return 0
 
     return evaluation

@@ -51,7 +51,7 @@ class Parser(ArgumentParser):
         # argparse lists its options only here; the tests of suggestions would notice a change.
         names = [*self.fields, *(option.removeprefix("--") for option in self._option_string_actions)]
         for line in (f"usage: {self.usage}", f"error: {with_suggestion(message, names)}"):
-            ERRORS.print(line, markup=False, highlight=False, soft_wrap=True)
+            ERRORS.print(line, markup=False, soft_wrap=True)
         raise SystemExit(2)
 
 
@@ -83,4 +83,4 @@ def print_listing(kind: Kind, command: str) -> None:
     width = max(len(name) for name, _ in files)
     for name, description in files:
         line = f"  {name:<{width}}  {description}"
-        RESULTS.print(line, no_wrap=True, overflow="ellipsis", highlight=False, markup=False)
+        RESULTS.print(line, no_wrap=True, overflow="ellipsis", markup=False)

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jsonargparse.typing import PositiveInt
+from jsonargparse.typing import PositiveFloat, PositiveInt
 
 from localvit.commands.parser import Parser, command_parser, config_from, named_file_first, print_listing
 from localvit.studies.compose import compose, read_yaml
@@ -15,6 +15,8 @@ from localvit.studies.config import StudyConfig
 from localvit.system.machine import share_of_cores
 from localvit.system.terminal import RESULTS
 from localvit.training.config import HardwareConfig
+
+WORKER = "localvit.studies.running.worker"
 
 _DESCRIPTION = """Train every variant of a study with every seed, then report. Finished runs are never repeated; after
 an interruption the same command resumes. A study is a YAML file, or the name of one that comes with localvit
@@ -50,6 +52,15 @@ def parser() -> Parser:
         "--dry-run", action="store_true", help="show the runs with their costs and duration, train nothing"
     )
     parser.add_argument(
+        "--power", action="store_true", help="show how likely each look finds an effect of which size, train nothing"
+    )
+    parser.add_argument(
+        "--sd",
+        type=PositiveFloat | None,
+        default=None,
+        help="with --power: standard deviation of accuracy between seeds, in points (default: of the runs so far)",
+    )
+    parser.add_argument(
         "--jobs",
         type=PositiveInt | None,
         default=None,
@@ -69,7 +80,7 @@ def command(options: Any) -> Callable[[], int]:
     from localvit.studies.running.local import LocalBackend
     from localvit.studies.running.plan import in_words, plan, table
     from localvit.studies.running.runner import Backend, parse_shard, shard
-    from localvit.studies.study import RUNS, run_study
+    from localvit.studies.study import RUNS, run_study, spread_so_far
 
     study = config_from(options, StudyConfig)
     part = parse_shard(options.shard)
@@ -82,15 +93,19 @@ def command(options: Any) -> Callable[[], int]:
         with RESULTS.status("Counting and measuring the variants"):
             planned = plan(study, runs, threads=threads)
         RESULTS.print(table(study, planned))
+        RESULTS.print(f"Plan {study.plan_hash()}", highlight=False)
         left = [run for run in planned.runs if run.status != "finished"]
         seconds = planned.seconds(jobs)
         about = "" if seconds is None else f": about {in_words(seconds)}"
-        RESULTS.print(
-            f"{len(left)} of {len(planned.runs)} runs to train, {jobs} at a time on this machine{about}",
-            highlight=False,
-        )
+        RESULTS.print(f"{len(left)} of {len(planned.runs)} runs to train, {jobs} at a time on this machine{about}")
         if planned.problem is not None:
-            RESULTS.print(f"The duration is unknown: {planned.problem}", highlight=False, markup=False, soft_wrap=True)
+            RESULTS.print(f"The duration is unknown: {planned.problem}", markup=False, soft_wrap=True)
+        return 0
+
+    def show_power() -> int:
+        from localvit.studies.reporting.terminal import power_table
+
+        RESULTS.print(power_table(study, options.sd or spread_so_far(study, output)))
         return 0
 
     def train() -> int:
@@ -111,7 +126,7 @@ def command(options: Any) -> Callable[[], int]:
         )
         return 1 if summary.failed else 0
 
-    return show_plan if options.dry_run else train
+    return show_power if options.power else show_plan if options.dry_run else train
 
 
 def _default_jobs(hardware: HardwareConfig) -> int:

@@ -53,7 +53,6 @@ def command(options: Any) -> Callable[[], int]:
                 f"top-1 {result.accuracy:.2f} % after the last epoch, {best['top1']:.2f} % after epoch "
                 f"{best['epoch']}; best {kind}: {folder / 'best.safetensors'}",
                 soft_wrap=True,
-                highlight=False,
             )
         return 0
 

@@ -1,1 +1,1 @@
-"""The process and what surrounds it: its errors, files, terminal, cores and memory."""
+"""The process and its surroundings: errors, files, terminal, cores, memory and other processes."""

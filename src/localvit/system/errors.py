@@ -1,17 +1,17 @@
-"""Errors that say what was given, what is allowed and what to do."""
+"""Errors, whose messages say what was given, what is allowed and what to do."""
 
 import signal
 
 
 class LocalViTError(RuntimeError):
-    """Something that the user can mend; the command line prints its message and no traceback."""
+    """An error that users can fix. The command line prints its message without a traceback."""
 
 
 class Interrupted(Exception):
-    """A signal stopped the run after its state was saved.
+    """A signal has stopped a run, and its state is saved.
 
     Args:
-        signal_number: which.
+        signal_number: the signal.
     """
 
     def __init__(self, signal_number: int) -> None:
@@ -23,7 +23,7 @@ class Interrupted(Exception):
 
 
 def require(name: str, value: float, *, above: float | None = None, at_least: float | None = None) -> None:
-    """Raise ``ValueError`` unless ``value`` is ``above`` one bound, or ``at_least`` another."""
+    """Raise ``ValueError`` unless ``value`` is ``above`` one bound, or ``at_least`` the other."""
     if above is not None and not value > above:
         raise ValueError(f"{name} is {value}; it must be more than {above}")
     if at_least is not None and not value >= at_least:

@@ -1,4 +1,4 @@
-"""Files that are either the old ones or the new ones, whole, whenever the process dies."""
+"""Writes files atomically: even after a crash, a file has either its old content or its new one."""
 
 import os
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that takes the place of ``path`` when the block ends, and leaves it alone where it raises."""
+    """Open a file that replaces ``path`` when the block ends. If the block raises, ``path`` stays as it was."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -24,6 +24,6 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` as UTF-8 in place of ``path``."""
+    """Replace the content of ``path`` by ``text`` in UTF-8."""
     with replacing(path) as file:
         file.write(text.encode())

@@ -11,7 +11,7 @@ from typing import Any
 # A fork of this process would break PyTorch's threads and GPUs. A fork of a server that has only imported modules does
 # not. Windows has no such server: there, each process imports everything anew.
 _HAS_SERVER = "forkserver" in multiprocessing.get_all_start_methods()
-_CONTEXT = multiprocessing.get_context("forkserver" if _HAS_SERVER else "spawn")
+_CONTEXT = multiprocessing.get_context("forkserver") if _HAS_SERVER else multiprocessing.get_context("spawn")
 _STOP = (signal.SIGINT, signal.SIGTERM)
 
 

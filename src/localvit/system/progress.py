@@ -1,4 +1,4 @@
-"""The progress bar that all commands share: what is done, rate, time taken and time left."""
+"""The progress bar of all commands, with rate, elapsed and remaining time."""
 
 from typing import Any
 
@@ -17,11 +17,11 @@ from rich.text import Text
 
 
 def progress_bar(console: Console, unit: str = "", *, transient: bool = True, **options: Any) -> Progress:
-    """A bar whose tasks may carry further text in the field ``figures``.
+    """Create a progress bar. Tasks may show more text in their field ``figures``.
 
     Args:
         console: where to draw it.
-        unit: what the tasks count, such as images, to show their number and rate; a percentage if empty.
+        unit: what tasks count, such as images, to show number and rate. If empty, the bar shows a percentage.
         transient: whether the bar disappears at the end.
         options: further options of ``rich.progress.Progress``.
     """

@@ -1,4 +1,4 @@
-"""Seeds what is drawn at random."""
+"""Seeds random number generators."""
 
 import random
 
@@ -9,8 +9,8 @@ import torch
 def seed_cpu(seed: int) -> None:
     """Seed Python, NumPy and PyTorch on the CPU.
 
-    ``torch.manual_seed`` would seed GPUs as well; where none is in use yet, as in loading processes, it notes the whole
-    call stack for later each time, which takes longer than decoding a small image.
+    ``torch.manual_seed`` would also seed GPUs. If none is in use yet, as in loading processes, it records the call
+    stack every time, which takes longer than decoding a small image.
     """
     random.seed(seed)
     np.random.seed(seed)

@@ -1,4 +1,4 @@
-"""The recipes and studies that come with the package, by name."""
+"""Finds the recipes, studies and scales that come with the package."""
 
 from collections.abc import Mapping
 from importlib import resources
@@ -14,18 +14,18 @@ _COMMANDS = {"recipe": "localvit train", "study": "localvit study"}
 
 
 def shipped(kind: Kind) -> Mapping[str, Path]:
-    """All files of a kind that come with the package, by name."""
+    """All shipped files of a kind, by name."""
     folder = Path(str(resources.files("localvit"))) / _FOLDERS[kind]
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
 def find(given: str, kind: Kind) -> Path:
-    """The file that a user means by a path or by the name of a shipped file.
+    """Find a file by its path, or a shipped file by its name.
 
-    ``recipes/NAME.yaml`` and ``studies/NAME.yaml`` name a shipped file too, unless there is such a file.
+    ``recipes/NAME.yaml`` and ``studies/NAME.yaml`` also mean the shipped file, unless such a path exists.
 
     Raises:
-        ValueError: if there is neither such a file nor such a name.
+        ValueError: if there is no such file or name.
     """
     path, known = Path(given), shipped(kind)
     if given in known:
@@ -34,7 +34,7 @@ def find(given: str, kind: Kind) -> Path:
         if path.is_file():
             return path
         problem = "is a folder" if path.is_dir() else "does not exist"
-    except (OSError, ValueError) as error:  # a name too long, or with a null byte
+    except (OSError, ValueError) as error:  # the name is too long or contains a null byte
         raise ValueError(f"cannot open the {kind} {given!r:.200}: {error}") from error
     if path.parent.name in ("recipes", "studies") and path.suffix == ".yaml" and path.stem in known:
         return known[path.stem]

@@ -1,4 +1,4 @@
-"""Turns "no such option" into "did you mean": the nearest right name for a wrong one."""
+"""Suggests the nearest valid name for an unknown one."""
 
 import dataclasses
 import difflib
@@ -16,7 +16,7 @@ _UNKNOWN = (
 
 
 def field_names(config: type, prefix: str = "") -> Iterator[str]:
-    """Dotted names of all fields of a dataclass, and of the dataclasses in it."""
+    """Dotted names of all fields of a dataclass and of its nested dataclasses."""
     for name, annotation in typing.get_type_hints(config).items():
         yield f"{prefix}{name}"
         for choice in typing.get_args(annotation) or (annotation,):
@@ -25,21 +25,17 @@ def field_names(config: type, prefix: str = "") -> Iterator[str]:
 
 
 def with_suggestion(message: str, names: Iterable[str]) -> str:
-    """An error of the parser and, where it refuses a name, the nearest of the right ``names``."""
-    names = list(names)
-    for pattern in _UNKNOWN:
-        found = pattern.search(message)
-        if found is None:
-            continue
-        group = found.groupdict().get("group")
-        wrong = f"{group}.{found['name']}" if group else found["name"]
-        hint = did_you_mean(wrong, names)
-        return f"{message}.{hint}" if hint else message
-    return message
+    """Append the nearest of ``names`` to a parser error about an unknown name."""
+    found = next(filter(None, (pattern.search(message) for pattern in _UNKNOWN)), None)
+    if found is None:
+        return message
+    group = found.groupdict().get("group")
+    hint = did_you_mean(f"{group}.{found['name']}" if group else found["name"], names)
+    return f"{message}.{hint}" if hint else message
 
 
 def nearest(wrong: str, names: Iterable[Any]) -> str | None:
-    """The nearest of the right names: of all of them, else of those with the same last part."""
+    """Find the nearest valid name: by the whole name, or else by its last part."""
     names = [str(name) for name in names]
     close = difflib.get_close_matches(wrong, names, n=1, cutoff=0.75)
     if not close:
@@ -49,6 +45,6 @@ def nearest(wrong: str, names: Iterable[Any]) -> str | None:
 
 
 def did_you_mean(wrong: str, names: Iterable[Any]) -> str:
-    """A sentence for the end of an error, with a space in front; empty where no right name is near."""
+    """A sentence to append to an error, starting with a space. Empty if no name is near."""
     suggestion = nearest(wrong, names)
     return "" if suggestion is None else f" Did you mean {suggestion}?"

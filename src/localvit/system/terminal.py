@@ -1,18 +1,18 @@
-"""Where commands print, and which library messages they hide."""
+"""The consoles that commands print to, and the library messages that they hide."""
 
 import logging
 import warnings
 
 from rich.console import Console
 
-RESULTS, ERRORS = Console(), Console(stderr=True)
+RESULTS, ERRORS = Console(highlight=False), Console(stderr=True, highlight=False)
 
 _HARMLESS = (
     ".*does not have many workers.*",  # small images load faster in the training process
     "Checkpoint directory .* exists and is not empty",  # it is the run's own folder
-    ".*isinstance.treespec, LeafSpec.*",  # between Lightning and PyTorch
+    ".*isinstance.treespec, LeafSpec.*",  # Lightning uses an old name of PyTorch's
     "Found .* module.s. in eval mode at the start of training",  # the averaged weights are never trained
-    "The number of training batches .* is smaller than the logging interval",  # epochs are logged all the same
+    "The number of training batches .* is smaller than the logging interval",  # epochs are logged anyway
     "Grad strides do not match bucket view strides.*",  # costs a copy of small weights
     "No CUDA runtime is found.*",
 )

@@ -77,7 +77,7 @@ def measure(
         groups.setdefault(repr(what_costs(config)), []).append(name)
     distinct = {names[0]: configs[names[0]] for names in groups.values()}
     speeds = _in_process(_speeds, distinct, num_classes, threads, rounds)
-    measured = {}
+    measured: dict[str, Costs] = {}
     for names in groups.values():
         config, (training, inference) = configs[names[0]], speeds[names[0]]
         costs = replace(

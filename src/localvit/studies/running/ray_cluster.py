@@ -55,8 +55,8 @@ class RayBackend:
             self._ray.init(self._address, log_to_driver=False, logging_level="ERROR")
         except (OSError, RuntimeError, ValueError, self._ray.exceptions.RayError) as error:
             raise LocalViTError(
-                f"no Ray cluster answers at {self._address}: {error}. `ray status` on one of its machines shows whether "
-                "it is running; `ray start --head` starts one"
+                f"no Ray cluster answers at {self._address}: {error}. `ray status` on one of its machines shows "
+                "whether it is running; `ray start --head` starts one"
             ) from error
         self._warn_if_nothing_fits()
         options: dict[str, Any] = {
@@ -119,8 +119,8 @@ class RayBackend:
         machines = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         if not any(all(has.get(name, 0) >= amount for name, amount in wanted.items()) for has in machines):
             warnings.warn(
-                f"no machine of the Ray cluster has {cpus} cores, {gpus:g} GPUs and {gib:g} GiB for a run; the runs wait "
-                "until such a machine joins",
+                f"no machine of the Ray cluster has {cpus} cores, {gpus:g} GPUs and {gib:g} GiB for a run; the runs "
+                "wait until such a machine joins",
                 stacklevel=3,
             )
 

@@ -54,7 +54,7 @@ class Observer(Protocol):
         """The back end has taken a run."""
 
     def epochs(self, run: StudyRun, count: int, last: Mapping[str, float]) -> None:
-        """A run has completed ``count`` epochs, earlier calls included; ``last`` has the metrics of the last one."""
+        """A run has completed ``count`` epochs, earlier calls included; ``last`` has the latest of each metric."""
 
     def ended(self, run: StudyRun, outcome: Outcome) -> None:
         """A run has finished or failed. It never started if the run that it starts from failed."""
@@ -218,7 +218,9 @@ class _Progress:
             return
         if len(rows) != self.epochs:
             self.epochs = len(rows)
-            observer.epochs(self.run, len(rows), {name: float(value) for name, value in rows[-1].items() if value})
+            # Epochs that were not evaluated have no accuracy.
+            latest = {name: float(value) for row in rows for name, value in row.items() if value}
+            observer.epochs(self.run, len(rows), latest)
 
 
 class _StopRequests(contextlib.AbstractContextManager["_StopRequests"]):
