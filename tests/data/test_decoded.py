@@ -4,6 +4,7 @@ Shape suffixes: M images, H height, W width, C channels.
 """
 
 import logging
+import resource
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -202,6 +203,21 @@ def test_a_broken_image_stops_when_it_is_drawn() -> None:
     broken = next(batch for batch in data.train_dataloader() if batch.broken)
     with pytest.raises(DataError, match=r"train/006\.jpg: is truncated.*--data\.on_broken skip"):
         data.on_before_batch_transfer(broken, 0)
+
+
+def test_loader_processes_decode_with_few_open_files() -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    source = Fake(2000, broken=frozenset({1500}))
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (400, limits[1]))
+        shared = decode(source, evaluation_pixels(SHOWN), memory_gib=1, workers=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    alone = decode(source, evaluation_pixels(SHOWN), memory_gib=1, workers=0)
+    assert shared is not None
+    assert alone is not None
+    assert torch.equal(shared.pixels_MCHW, alone.pixels_MCHW)
+    assert list(shared.broken) == list(alone.broken) == [1500]
 
 
 def test_nothing_is_kept_of_images_that_are_all_broken() -> None:

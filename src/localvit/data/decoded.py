@@ -5,6 +5,7 @@ Shape suffixes: M images, B images of a batch, C channels, H height, W width.
 
 import logging
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,8 +73,8 @@ def decode(
     if not memory_gib:
         return None
     count = len(source.labels_M)
-    images = _Pixels(source, to_pixels)
-    samples = [pixels for index in {0, count // 2, count - 1} if isinstance(pixels := images[index], Tensor)]
+    found = (_read(source, index, to_pixels) for index in {0, count // 2, count - 1})
+    samples = [pixels for pixels in found if isinstance(pixels, Tensor)]
     if not samples or any(pixels.shape != samples[0].shape for pixels in samples):
         return None
     _, height, width = samples[0].shape
@@ -89,36 +90,56 @@ def decode(
             memory_gib,
         )
         return None
-    pixels_MCHW = torch.zeros(count, *samples[0].shape, dtype=torch.uint8)
+    images = _Undecoded(source, to_pixels, samples[0].shape)
+    pixels_MCHW = torch.zeros(count, *images.shape, dtype=torch.uint8)
     broken: dict[int, BrokenImageError] = {}
-    batches = DataLoader[list[Tensor | BrokenImageError]](images, _AT_ONCE, collate_fn=list, **loader_options(workers))  # type: ignore[arg-type]  # lists of what it holds
-    index = 0
-    for batch in batches:
-        for pixels in batch:
-            if isinstance(pixels, BrokenImageError):
-                broken[index] = pixels
-            elif pixels.shape != pixels_MCHW.shape[1:]:
-                return None
-            else:
-                pixels_MCHW[index] = pixels
-            index += 1
+    start = 0
+    for chunk in DataLoader(images, _AT_ONCE, collate_fn=_as_it_is, **loader_options(workers)):
+        if chunk is None:
+            return None
+        pixels_BCHW, broken_here = chunk
+        pixels_MCHW[start : start + len(pixels_BCHW)] = pixels_BCHW
+        broken |= broken_here
+        start += len(pixels_BCHW)
     return DecodedImages(source, pixels_MCHW, broken)
 
 
-class _Pixels(Dataset[Tensor | BrokenImageError]):
-    """The pixels of each image of a source, or why it cannot be decoded."""
+def _read(source: ImageSource, index: int, to_pixels: ToPixels) -> Tensor | BrokenImageError:
+    try:
+        return to_pixels(source.read(index))
+    except BrokenImageError as error:
+        return error
 
-    def __init__(self, source: ImageSource, to_pixels: ToPixels) -> None:
-        self.source, self.to_pixels = source, to_pixels
+
+_Chunk = tuple[Tensor, dict[int, BrokenImageError]] | None
+
+
+def _as_it_is(chunk: Any) -> Any:
+    return chunk
+
+
+class _Undecoded(Dataset[Tensor]):
+    """Decodes many images at once, because every tensor that a loader process sends needs an open file."""
+
+    def __init__(self, source: ImageSource, to_pixels: ToPixels, shape: torch.Size) -> None:
+        self.source, self.to_pixels, self.shape = source, to_pixels, shape
 
     def __len__(self) -> int:
         return len(self.source.labels_M)
 
-    def __getitem__(self, index: int) -> Tensor | BrokenImageError:
-        try:
-            return self.to_pixels(self.source.read(index))
-        except BrokenImageError as error:
-            return error
+    def __getitems__(self, indices: Sequence[int]) -> _Chunk:
+        """Pixels (B, C, H, W), and the errors of broken images by index; None if an image has another shape."""
+        pixels_BCHW = torch.zeros(len(indices), *self.shape, dtype=torch.uint8)
+        broken: dict[int, BrokenImageError] = {}
+        for place, index in enumerate(indices):
+            found = _read(self.source, index, self.to_pixels)
+            if isinstance(found, BrokenImageError):
+                broken[index] = found
+            elif found.shape != self.shape:
+                return None
+            else:
+                pixels_BCHW[place] = found
+        return pixels_BCHW, broken
 
 
 class DecodedDataset(Dataset[Sample]):
