@@ -1,6 +1,7 @@
 """The initial model of a run: created, loaded and localized."""
 
 import contextlib
+import functools
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,24 +16,32 @@ from localvit.locality.localize import layers_left, localizations, localize
 from localvit.models.build import resample_pos_embed
 from localvit.models.official_keys import from_official
 from localvit.training.config import ModelConfig
+from localvit.training.initial_weights import draw_by_name
 from localvit.weights.checkpoints import read_localizations, read_state_dict, require_fit
 from localvit.weights.model_description import require_known
 from localvit.weights.model_file import create_model
 
 
-def build_model(config: ModelConfig, shown: InputConfig, *, num_classes: int) -> nn.Module:
+def build_model(config: ModelConfig, shown: InputConfig, *, num_classes: int, seed: int | None = None) -> nn.Module:
     """The initial model of a run; the model without locality is built first, then localized.
 
     Args:
         config: model, weights and locality.
         shown: image size and channels.
         num_classes: number of classes of its head.
+        seed: seed of the initial weights. With a seed, models that have a parameter of the same name and shape start
+            from the same values of it (:mod:`localvit.training.initial_weights`). None draws from PyTorch's generator.
 
     Raises:
         ValueError: for a model that timm does not know, weights that do not fit, or locality that cannot be placed.
         FileNotFoundError: if the checkpoint does not exist.
     """
     require_known(config.name)
+    build = functools.partial(_build, config, shown, num_classes)
+    return build() if seed is None else draw_by_name(build, seed)
+
+
+def _build(config: ModelConfig, shown: InputConfig, num_classes: int) -> nn.Module:
     model = create_model(config.name, shown, num_classes=num_classes, pretrained=config.pretrained, **config.arguments)
     path = None if config.checkpoint is None else Path(config.checkpoint)
     saved = [] if path is None else read_localizations(path) or []
