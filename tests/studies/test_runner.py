@@ -56,7 +56,10 @@ class Log:
 
     def epochs(self, run: StudyRun, count: int, last: Mapping[str, float]) -> None:
         assert last["epoch"] == count
-        assert 0 <= last["val_top1"] <= 100
+        if count >= run.config.training.evaluate_every:
+            assert 0 <= last["val_top1"] <= 100
+        else:
+            assert "val_top1" not in last
         self.counts.setdefault(run.folder.name, []).append(count)
         if self.at_epoch is not None and count < run.config.training.total_epochs:
             at_epoch, self.at_epoch = self.at_epoch, None
@@ -100,6 +103,14 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[StudyRun]:
     for each in runs:
         run(each.config, each.folder)
     return runs
+
+
+def test_epochs_without_an_evaluation_are_counted_too(backend: LocalBackend, tmp_path: Path) -> None:
+    runs = [a_run(tmp_path, training__epochs=8, training__evaluate_every=4)]
+    log = Log()
+    train_runs(runs, backend, log)
+    assert log.statuses(runs) == ["finished"]
+    assert log.counts[runs[0].folder.name][-1] == 8
 
 
 def test_all_runs_are_trained_and_never_again(backend: LocalBackend, tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ EVERYTHING = RunConfig(
         train_split="learn",
         val_split="test",
         held_out=0.25,
+        validation=0.1,
         classes=("ant", "bee"),
         train_images=1000,
         val_images=500,
@@ -57,6 +58,7 @@ EVERYTHING = RunConfig(
         download=True,
         on_broken="skip",
         cache="/tmp/cache",  # noqa: S108  # a name, never opened
+        memory_gib=0.5,
     ),
     input=InputConfig((96, 128), 1, (0.3,), (0.37,), "bilinear", 0.9),
     augmentation=AugmentationConfig(
@@ -94,6 +96,8 @@ EVERYTHING = RunConfig(
         ema_warmup=True,
         freeze_batch_norm=True,
         checkpoint_minutes=3.5,
+        evaluate_every=23,
+        score_test=False,
     ),
     distillation=DistillationConfig("regnety_160", "teacher.pth", "hard", 0.7, 3.0),
     hardware=HardwareConfig("cuda", 2, "bf16-mixed", True, False, True, True, 3, 5),
@@ -129,7 +133,8 @@ def value_of(config: Any, path: tuple[str, ...]) -> Any:
 
 def test_everything_has_another_value_than_by_default() -> None:
     for path in leaves(EVERYTHING):
-        if path not in {("model", "pretrained")}:  # excludes a checkpoint
+        # A checkpoint excludes pretrained weights, and a block without its convolution has nothing to permute.
+        if path != ("model", "pretrained") and path[-1] != "permuted":
             owner = value_of(EVERYTHING, path[:-1])
             field = next(field for field in dataclasses.fields(owner) if field.name == path[-1])
             default = field.default_factory() if callable(field.default_factory) else field.default
@@ -189,12 +194,12 @@ def test_a_recipe_file_gives_back_the_configuration_it_was_written_from(config: 
 def test_an_option_after_a_recipe_file_overrides_it_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(EVERYTHING.to_dict()))
-    read = parsed(["--config", str(path), "--training.epochs", "21", "--model.locality.kernel_size", "7"])
+    read = parsed(["--config", str(path), "--training.epochs", "43", "--model.locality.kernel_size", "7"])
     assert EVERYTHING.model.locality is not None
     assert read == replace(
         EVERYTHING,
         model=replace(EVERYTHING.model, locality=replace(EVERYTHING.model.locality, kernel_size=7)),
-        training=replace(EVERYTHING.training, epochs=21),
+        training=replace(EVERYTHING.training, epochs=43),
     )
 
 
@@ -254,7 +259,10 @@ def test_data_that_cannot_be_is_refused(arguments: dict[str, Any], message: str)
     [
         ({"image_size": (0, 8)}, r"image_size is 0; it must be at least 1"),
         ({"channels": 1}, r"mean is \(0\.485, 0\.456, 0\.406\); it must have 1 number\(s\), one per channel"),
-        ({"channels": 1, "mean": (0.5,)}, r"std is \(0\.229, 0\.224, 0\.225\); it must have 1 number\(s\), one per channel"),
+        (
+            {"channels": 1, "mean": (0.5,)},
+            r"std is \(0\.229, 0\.224, 0\.225\); it must have 1 number\(s\), one per channel",
+        ),
         ({"std": (0.2, 0.0, 0.2)}, r"std is 0\.0; it must be more than 0"),
         ({"crop_fraction": 0.0}, r"crop_fraction is 0\.0; it must be above 0 and at most 1"),
         ({"crop_fraction": 1.1}, r"crop_fraction is 1\.1; it must be above 0 and at most 1"),

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from localvit import LocalityConfig
 from localvit.data import AugmentationConfig, DataConfig, InputConfig
-from localvit.system.errors import LocalViTError
+from localvit.system.errors import Interrupted, LocalViTError
 from localvit.training import HardwareConfig, LoggingConfig, ModelConfig, RunConfig, TrainingConfig, read_result, run
 from localvit.training.checkpointing import AtomicCheckpointIO, CheckpointError
 
@@ -206,6 +206,28 @@ def test_a_signal_saves_the_state_and_stops_within_seconds(
     state = torch.load(folder / "last.ckpt", weights_only=True)
     assert state["global_step"] > 0
     assert not (folder / "result.json").exists()
+
+
+class _SignalAt(Callback):
+    """Asks the process to stop at a moment after which Lightning itself would end it."""
+
+    def __init__(self, hook: str) -> None:
+        setattr(self, hook, self._stop)
+        self.stopped = False
+
+    def _stop(self, trainer: Any, *args: Any, **kwargs: Any) -> None:
+        if trainer.current_epoch == 1 and not self.stopped:
+            self.stopped = True
+            signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("hook", ["on_validation_end", "on_validation_epoch_end", "on_before_zero_grad"])
+def test_a_signal_at_any_moment_is_reported_and_costs_nothing(hook: str, whole: Path, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        run(CONFIG, tmp_path, callbacks=[_SignalAt(hook)])
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] > 0
+    run(CONFIG, tmp_path)
+    assert_equal(tmp_path, whole)
 
 
 def test_a_full_disk_stops_the_run_and_keeps_the_last_checkpoint(processes: Any, tmp_path: Path) -> None:

@@ -115,6 +115,8 @@ def test_the_defaults_are_the_published_recipe() -> None:
         "ema_warmup": False,
         "freeze_batch_norm": False,
         "checkpoint_minutes": 10.0,
+        "evaluate_every": 1,
+        "score_test": True,
     }
     assert dataclasses.asdict(augmentation) == {
         "crop_scale": (0.08, 1.0),

@@ -10,14 +10,13 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from numpy.typing import NDArray
 from torch import nn
-from torchmetrics.classification import MulticlassConfusionMatrix
+from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from localvit.data import DataConfig, DataError, ImageSource
-from localvit.data.dataset import Batch
 from localvit.data.module import ImageData
 from localvit.data.sources import Part, open_val
 from localvit.training.config import HardwareConfig
-from localvit.training.metrics import ClassificationMetrics
+from localvit.training.scoring import score
 from localvit.training.trainer import processes
 from localvit.weights.model_file import ModelDescription
 
@@ -52,39 +51,6 @@ class Evaluation:
         return pd.DataFrame({"class": self.class_names, "images": images_K, "right": right_K, "top1": accuracy_K})
 
 
-class Evaluator(lightning.LightningModule):
-    """Counts what a model makes of images, in every process.
-
-    Args:
-        model: images (B, C, H, W) to logits (B, K).
-        num_classes: K.
-    """
-
-    def __init__(self, model: nn.Module, num_classes: int) -> None:
-        super().__init__()
-        self.model = model
-        self.metrics = ClassificationMetrics(num_classes)
-        self.confusion = MulticlassConfusionMatrix(num_classes)
-        self.broken_images: list[str] = []
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count a batch."""
-        logits_BK = self.model(batch.images_BCHW)
-        self.metrics.update(logits_BK, batch.labels_B, batch.counted_B)
-        self.confusion.update(logits_BK[batch.counted_B].argmax(dim=1), batch.labels_B[batch.counted_B])
-        self.broken_images += batch.broken
-
-    def on_validation_epoch_end(self) -> None:
-        """Add up the counts of all processes."""
-        self.totals = self.metrics.totals()
-        self.confusion_KK = self.confusion.compute().cpu().numpy().astype(np.int64)
-        self.confusion.reset()
-        if self.trainer.world_size > 1:
-            everywhere: list[list[str]] = [[]] * self.trainer.world_size
-            torch.distributed.all_gather_object(everywhere, self.broken_images)
-            self.broken_images = [name for names in everywhere for name in names]
-
-
 def evaluate(
     model: nn.Module,
     description: ModelDescription,
@@ -111,7 +77,6 @@ def evaluate(
         torch.set_num_threads(hardware.threads)
     source = open_val(data, channels=description.input.channels)
     images = _as_the_model_names_them(source, description.class_names)
-    evaluator = Evaluator(model, len(description.class_names))
     if hardware.channels_last:
         model.to(memory_format=torch.channels_last)
     if hardware.compile:
@@ -128,12 +93,13 @@ def evaluate(
         **processes(hardware),
     )
     module = ImageData(images, data, description.input, batch_size=batch_size, workers=hardware.workers)
-    trainer.validate(evaluator, datamodule=module, verbose=False)
+    scores = score(trainer, model, module, channels_last=hardware.channels_last)
+    confusion_KK = multiclass_confusion_matrix(scores.logits_MK, scores.labels_M, len(description.class_names))
     return Evaluation(
-        images=int(evaluator.confusion_KK.sum()),
-        **evaluator.totals,
-        broken_images=tuple(sorted(evaluator.broken_images)),
-        confusion_KK=evaluator.confusion_KK,
+        images=len(scores.labels_M),
+        **scores.figures(),
+        broken_images=scores.broken_images,
+        confusion_KK=confusion_KK.numpy(),
         class_names=description.class_names,
     )
 

@@ -59,6 +59,13 @@ class SaveState(Callback):
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     self.handlers[number] = signal.signal(number, self._stop)
 
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Take them over from Lightning, which would exit with status 0 and without saving the state."""
+        for number in self.handlers:
+            signal.signal(number, self._stop)
+
+    on_validation_start = on_train_start  # the scoring after training has not started training
+
     def give_signals_back(self) -> None:
         """Restore the handlers from before the run; Lightning would restore this callback's."""
         for number, handler in self.handlers.items():
@@ -91,7 +98,7 @@ class SaveState(Callback):
             self._interrupt()
 
     def on_validation_batch_end(self, trainer: lightning.Trainer, *args: Any, **kwargs: Any) -> None:
-        """Stop without saving: the last checkpoint is one step old."""
+        """Stop without saving: during training the last checkpoint is one step old, and a final scoring repeats."""
         if self.signal_number is not None and trainer.world_size == 1:
             self._interrupt()
 
@@ -135,14 +142,14 @@ class SaveBest(Callback):
         self.best: dict[str, Any] = {}
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Compare the weights of the epoch with the best so far."""
+        """Compare the weights of the epoch, if it was evaluated, with the best so far."""
         assert isinstance(pl_module, Classifier)
         for name, model in pl_module.weights().items():
-            top1 = pl_module.epoch_metrics["val_top1" if name == "model" else "ema_top1"]
-            if not self.best or top1 > self.best["top1"]:
-                self.best = {"epoch": trainer.current_epoch + 1, "weights": name, "top1": top1}
+            top1 = pl_module.epoch_metrics.get("val_top1" if name == "model" else "ema_top1")
+            if top1 is not None and top1 > self.best.get("top1", -1.0):
                 if trainer.is_global_zero:
-                    save_model(model, self.description, self.path)
+                    save_model(model, self.description, self.path, verify=not self.best)
+                self.best = {"epoch": trainer.current_epoch + 1, "weights": name, "top1": top1}
 
     def state_dict(self) -> dict[str, Any]:
         """The state for Lightning's checkpoint."""

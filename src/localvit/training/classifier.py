@@ -23,6 +23,10 @@ from localvit.training.config import RunConfig
 from localvit.training.distillation import Teacher
 from localvit.training.metrics import SUM_TYPE, ClassificationMetrics
 from localvit.training.non_finite import NonFiniteLossError, layer_norms
+from localvit.training.scoring import gathered
+
+# PyTorch's optimizers that update all weights in one operation; a step of small models is several times faster.
+_FUSED = ("adamw", "adam", "sgd", "momentum")
 
 
 class Classifier(lightning.LightningModule):
@@ -37,8 +41,8 @@ class Classifier(lightning.LightningModule):
         teacher: the teacher to learn from, if any.
 
     Attributes:
-        epoch_metrics: metrics of the last epoch: ``train_loss``; ``val_loss``, ``val_top1`` and ``val_top5`` (percent)
-            on held-out images; the same as ``ema_*`` for the averaged weights.
+        epoch_metrics: metrics of the last epoch: ``train_loss``; if it was evaluated, also ``val_loss``, ``val_top1``
+            and ``val_top5`` (percent) on held-out images, and the same as ``ema_*`` for the averaged weights.
         broken_images: names of images that could not be read.
     """
 
@@ -63,8 +67,8 @@ class Classifier(lightning.LightningModule):
         )
         self.teacher = teacher
         self.train_loss = MeanMetric().set_dtype(SUM_TYPE)
-        self.val_metrics = ClassificationMetrics(num_classes)
-        self.ema_metrics = ClassificationMetrics(num_classes)
+        self.val_metrics, self.ema_metrics = ClassificationMetrics(), ClassificationMetrics()
+        self.validation: dict[str, float] = {}
         self.epoch_metrics: dict[str, float] = {}
         self.broken_images: set[str] = set()
         self.train()  # Lightning keeps the mode of each module
@@ -94,7 +98,8 @@ class Classifier(lightning.LightningModule):
                 self.current_epoch, batch_idx, batch.indices_B.tolist(), layer_norms(self.model, images_BCHW)
             )
         self.train_loss.update(loss.detach().to(SUM_TYPE), weight=len(batch.labels_B))
-        self.log("step_loss", loss.detach())
+        if self.config.logging.enabled:
+            self.log("step_loss", loss.detach())
         self.broken_images.update(batch.broken)
         return loss
 
@@ -107,17 +112,19 @@ class Classifier(lightning.LightningModule):
         self.broken_images.update(batch.broken)
 
     def on_validation_epoch_end(self) -> None:
-        """Compute the metrics of the epoch over all processes; its training is complete by now."""
-        self.epoch_metrics = {"train_loss": float(self.train_loss.compute())}
-        self.epoch_metrics |= {f"val_{name}": value for name, value in self.val_metrics.totals().items()}
+        """Compute the metrics on held-out images over all processes."""
+        self.validation = {f"val_{name}": value for name, value in self.val_metrics.totals().items()}
         if self.averaged is not None:
-            self.epoch_metrics |= {f"ema_{name}": value for name, value in self.ema_metrics.totals().items()}
+            self.validation |= {f"ema_{name}": value for name, value in self.ema_metrics.totals().items()}
+
+    def finish_epoch(self) -> None:
+        """Compute the metrics of the epoch over all processes, once its training and validation are complete."""
+        self.epoch_metrics = {"train_loss": float(self.train_loss.compute()), **self.validation}
         self.train_loss.reset()
-        self.log_dict(self.epoch_metrics, sync_dist=True)
-        if self.trainer.world_size > 1:
-            everywhere: list[Any] = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(everywhere, self.broken_images)
-            self.broken_images.update(*everywhere)
+        self.validation = {}
+        if self.config.logging.enabled:
+            self.log_dict(self.epoch_metrics, sync_dist=True)
+        self.broken_images.update(gathered(self.trainer, self.broken_images))
 
     def weights(self) -> dict[str, nn.Module]:
         """The models that are evaluated, by name: ``model``, and ``average`` if there is one."""
@@ -132,13 +139,15 @@ class Classifier(lightning.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Create timm's optimizer and its cosine schedule, which is stepped per optimizer step."""
         training = self.config.training
+        # The scaler of float16 gradients does not go together with clipping in a fused step.
+        fused = training.optimizer in _FUSED and self.config.hardware.precision != "16-mixed"
         optimizer = create_optimizer_v2(
             self.model,
             opt=training.optimizer,
             lr=self.learning_rate(),
             weight_decay=training.weight_decay,
             layer_decay=training.layer_decay,
-            **training.optimizer_arguments,
+            **({"fused": True} if fused else {}) | training.optimizer_arguments,
         )
         scheduler, _ = create_scheduler_v2(
             optimizer,
@@ -151,6 +160,14 @@ class Classifier(lightning.LightningModule):
             updates_per_epoch=math.ceil(self.data.batches_per_epoch() / training.accumulate),
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clip gradients by their norm. Lightning would refuse fused optimizers in bfloat16, too."""
+        if gradient_clip_val:
+            weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+            nn.utils.clip_grad_norm_(weights, gradient_clip_val)
 
     @property
     def data(self) -> ImageData:

@@ -71,6 +71,10 @@ class TrainingConfig:
         ema_warmup: whether the decay of the average rises to ema_decay, for short runs.
         freeze_batch_norm: whether batch norms keep the statistics of the checkpoint.
         checkpoint_minutes: most training time that an interruption within an epoch may cost.
+        evaluate_every: number of epochs between evaluations on the held-out images, which must divide the total number
+            of epochs.
+        score_test: whether to score the test images once, after the last epoch; there are some if data.validation is
+            above 0.
     """
 
     epochs: int = 300
@@ -92,6 +96,8 @@ class TrainingConfig:
     ema_warmup: bool = False
     freeze_batch_norm: bool = False
     checkpoint_minutes: float = 10.0
+    evaluate_every: int = 1
+    score_test: bool = True
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulate", "learning_rate", "checkpoint_minutes"):
@@ -111,6 +117,12 @@ class TrainingConfig:
             raise ValueError(
                 f"warmup_epochs is {self.warmup_epochs} of {self.epochs} epochs; "
                 "it must be fewer, so that training reaches its peak learning rate"
+            )
+        require("evaluate_every", self.evaluate_every, at_least=1)
+        if self.total_epochs % self.evaluate_every:
+            raise ValueError(
+                f"evaluate_every is {self.evaluate_every} of {self.total_epochs} epochs; it must divide them, so that "
+                "the last epoch is evaluated"
             )
 
     @property
@@ -191,6 +203,11 @@ class LoggingConfig:
     tensorboard: bool = True
     wandb_project: str | None = None
     every_steps: int = 50
+
+    @property
+    def enabled(self) -> bool:
+        """Whether metrics are logged at all."""
+        return self.tensorboard or self.wandb_project is not None
 
 
 @dataclass(frozen=True)

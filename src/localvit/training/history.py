@@ -65,13 +65,17 @@ class History(Callback):
 
     on_train_epoch_start = on_train_start
 
-    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Read the clock before validation, which does not count as training."""
-        self._timing = self._clock.read(int(trainer.num_training_batches))
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Read the clock after the last step; validation does not count as training."""
+        if batch_idx + 1 == trainer.num_training_batches:
+            self._timing = self._clock.read(batch_idx + 1)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Record the epoch; Lightning has validated by now."""
+        """Record the epoch; Lightning has validated by now. Callbacks that need the metrics come after this one."""
         assert isinstance(pl_module, Classifier)
+        pl_module.finish_epoch()
         self.epochs.append({"epoch": trainer.current_epoch + 1, **pl_module.epoch_metrics})
         self.timing.append({"epoch": trainer.current_epoch + 1, **self._timing})
         if trainer.is_global_zero:

@@ -76,13 +76,16 @@ class TerminalProgress(Callback):
             return
         assert isinstance(pl_module, Classifier)
         metrics = pl_module.epoch_metrics
-        average = f", averaged weights {metrics['ema_top1']:.2f} %" if "ema_top1" in metrics else ""
+        formats = {
+            "train_loss": "train loss {:.4f}",
+            "val_loss": "val loss {:.4f}",
+            "val_top1": "top-1 {:.2f} %",
+            "ema_top1": "averaged weights {:.2f} %",
+        }
+        figures = [text.format(metrics[name]) for name, text in formats.items() if name in metrics]
+        figures.append(f"{time.perf_counter() - self.clock.start:.1f} s")
         self.progress.update(self.task, completed=(trainer.current_epoch + 1) * _batches(trainer))
-        self._print(
-            f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}: train loss {metrics['train_loss']:.4f}, "
-            f"val loss {metrics['val_loss']:.4f}, top-1 {metrics['val_top1']:.2f} %{average}, "
-            f"{time.perf_counter() - self.clock.start:.1f} s"
-        )
+        self._print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}: {', '.join(figures)}")
 
     def _print(self, line: str) -> None:
         self.progress.console.print(line, highlight=False, soft_wrap=True)
@@ -91,7 +94,9 @@ class TerminalProgress(Callback):
         """Restore the terminal."""
         self.progress.stop()
 
-    on_exception = on_train_end
+    def on_exception(self, *args: Any) -> None:
+        """Restore the terminal."""
+        self.progress.stop()
 
 
 class EvaluationProgress(Callback):
@@ -122,7 +127,9 @@ class EvaluationProgress(Callback):
         """Restore the terminal."""
         self.progress.stop()
 
-    on_exception = on_validation_end
+    def on_exception(self, *args: Any) -> None:
+        """Restore the terminal."""
+        self.progress.stop()
 
 
 def _batches(trainer: lightning.Trainer) -> int:

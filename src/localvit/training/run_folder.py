@@ -2,11 +2,12 @@
 
 A run folder contains ``config.yaml`` (all that determines the result; itself a recipe), ``record.json`` (when the run
 was started, with which versions), ``metrics.csv``, ``last.ckpt`` while training, ``best.safetensors``, and in the end
-``last.safetensors`` and ``result.json``. Every file is replaced atomically, so a crash at any moment costs no more than
-the recipe allows.
+``last.safetensors``, ``logits.safetensors`` (of all test images, or of all held-out images if there are none) and
+``result.json``. Every file is replaced atomically, so a crash at any moment costs no more than the recipe allows.
 """
 
 import contextlib
+import functools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -32,13 +33,15 @@ from localvit.training.distillation import Teacher
 from localvit.training.history import Epoch, History
 from localvit.training.initial_model import attention, build_model
 from localvit.training.non_finite import NonFiniteLossError
+from localvit.training.overrides import run_config
 from localvit.training.record import note_start
+from localvit.training.scoring import score
 from localvit.training.trainer import build_trainer, is_first_process
 from localvit.weights.model_file import ModelDescription, save_model
 
 STATE, RESULT, CONFIG, METRICS = "last.ckpt", "result.json", "config.yaml", "metrics.csv"
 LAST = {"model": "last.safetensors", "average": "last_average.safetensors"}
-BEST, BROKEN = "best.safetensors", "broken_images.csv"
+BEST, LOGITS, BROKEN = "best.safetensors", "logits.safetensors", "broken_images.csv"
 _SECONDS_FOR_LOCK = 20
 
 
@@ -49,9 +52,11 @@ class RunResult:
     Attributes:
         parameters: number of parameters of the model.
         macs: multiply-accumulates per image.
-        epochs: metrics of each epoch; accuracies in percent.
+        epochs: metrics of each epoch; accuracies in percent. Those on held-out images are missing in epochs that were
+            not evaluated.
         best: epoch, weights (model or average) and top-1 of the best epoch.
         broken_images: number of images that could not be read.
+        test: ``top1``, ``top5`` (percent) and ``loss`` on the test images after the last epoch; empty if not scored.
         timing: seconds, images per second and share of time spent waiting for data, for each epoch.
     """
 
@@ -60,12 +65,13 @@ class RunResult:
     epochs: list[Epoch]
     best: dict[str, Any] = field(default_factory=dict)
     broken_images: int = 0
+    test: dict[str, float] = field(default_factory=dict)
     timing: list[Epoch] = field(default_factory=list, compare=False)
 
     @property
     def accuracy(self) -> float:
-        """Top-1 on held-out images in percent after the last epoch; no epoch is selected by it."""
-        return self.epochs[-1]["val_top1"]
+        """Top-1 in percent after the last epoch, on the test images if they were scored, else on held-out images."""
+        return self.test["top1"] if self.test else self.epochs[-1]["val_top1"]
 
 
 def read_result(folder: Path) -> RunResult | None:
@@ -124,8 +130,11 @@ def _require_same(config: RunConfig, folder: Path) -> None:
     path = folder / CONFIG
     if not path.exists():
         return
-    before = _flat(yaml.safe_load(path.read_text()))
-    now = _flat(config.to_dict())
+    before, now = yaml.safe_load(path.read_text()), config.to_dict()
+    if before == now:
+        return
+    # A version that lacked some of today's fields did what their defaults do.
+    before, now = _flat(run_config(before).to_dict()), _flat(now)
     changes = [
         f"{key} is {now.get(key)!r} and was {before.get(key)!r}"
         for key in sorted(before.keys() | now.keys())
@@ -155,7 +164,7 @@ def _train(
     parts = open_parts(config.data, channels=config.input.channels)
     num_classes = len(parts.train.class_names)
     with attention(fused=hardware.fused_attention):
-        model = build_model(config.model, config.input, num_classes=num_classes)
+        model = build_model(config.model, config.input, num_classes=num_classes, seed=config.seed)
     parameters, macs = count_parameters(model), count_macs(model, (config.input.channels, *config.input.image_size))
     if hardware.channels_last:
         model.to(memory_format=torch.channels_last)
@@ -164,16 +173,10 @@ def _train(
     classifier = Classifier(model, config, num_classes=num_classes, teacher=teacher)
     if hardware.compile:
         model.compile()
-    data = ImageData(
-        parts.val,
-        config.data,
-        config.input,
-        batch_size=config.training.batch_size,
-        workers=hardware.workers,
-        train=parts.train,
-        augmentation=config.augmentation,
-        seed=config.seed,
+    image_data = functools.partial(
+        ImageData, data=config.data, shown=config.input, batch_size=config.training.batch_size, workers=hardware.workers
     )
+    data = image_data(parts.val, train=parts.train, augmentation=config.augmentation, seed=config.seed)
     description = ModelDescription(config.model.name, config.model.arguments, parts.train.class_names, config.input)
     history, best = History(folder / METRICS), SaveBest(folder / BEST, description)
     minutes = config.training.checkpoint_minutes
@@ -182,8 +185,11 @@ def _train(
     if trainer.is_global_zero:
         write_text(folder / CONFIG, yaml.safe_dump(config.to_dict(), sort_keys=False))
         note_start(folder, seed=config.seed, world_size=trainer.world_size)
+    test = parts.test if config.training.score_test else None
     try:
         trainer.fit(classifier, datamodule=data, ckpt_path=state.path if state.path.exists() else None)
+        scored = image_data(parts.val if test is None else test, batch_size=2 * config.training.batch_size)
+        scores = score(trainer, classifier.model, scored, channels_last=hardware.channels_last)
     except NonFiniteLossError as error:
         raise LocalViTError(
             f"{error}, so the run has stopped; its last checkpoint is kept. {error.write(folder)} lists the images of "
@@ -193,15 +199,22 @@ def _train(
     finally:
         state.give_signals_back()
 
+    broken_images = sorted(classifier.broken_images.union(scores.broken_images))
     result = RunResult(
-        parameters, macs, history.epochs, best.best, len(classifier.broken_images), timing=history.timing
+        parameters,
+        macs,
+        history.epochs,
+        best.best,
+        len(broken_images),
+        test={} if test is None else scores.figures(),
+        timing=history.timing,
     )
     if trainer.is_global_zero:
+        scores.save(folder / LOGITS)
         for name, weights in classifier.weights().items():
-            save_model(weights, description, folder / LAST[name])
-        if classifier.broken_images:
-            broken = pd.DataFrame({"image": sorted(classifier.broken_images)})
-            write_text(folder / BROKEN, broken.to_csv(index=False))
+            save_model(weights, description, folder / LAST[name], verify=False)
+        if broken_images:
+            write_text(folder / BROKEN, pd.DataFrame({"image": broken_images}).to_csv(index=False))
         write_text(folder / RESULT, json.dumps(asdict(result), indent=1))
         state.path.unlink(missing_ok=True)
     trainer.strategy.barrier("finished")

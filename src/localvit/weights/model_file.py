@@ -23,17 +23,25 @@ __all__ = ["ModelDescription", "load_model", "read_description", "save_model"]
 _METADATA = "localvit_model"
 
 
-def save_model(model: nn.Module, description: ModelDescription, path: str | Path) -> None:
+def save_model(model: nn.Module, description: ModelDescription, path: str | Path, *, verify: bool = True) -> None:
     """Write ``model`` as a safetensors file that :func:`load_model` can load on its own.
+
+    Args:
+        model: the model to save.
+        description: its description.
+        path: the file to write.
+        verify: whether to build the described model first, without memory, to make sure that the file can be loaded.
+            Writing a small model takes less time, so a run verifies only the first of its files.
 
     Raises:
         ValueError: if ``description`` describes another model, so that the file could not be loaded.
     """
-    with torch.device("meta"):
-        described = _create(description, path)
-        for call in [] if localizations(described) else localizations(model):
-            localize(described, call.config, layers=call.layers, mode=call.mode)
-    require_fit(model.state_dict(), described, f"the model to be saved as {path}")
+    if verify:
+        with torch.device("meta"):
+            described = _create(description, path)
+            for call in [] if localizations(described) else localizations(model):
+                localize(described, call.config, layers=call.layers, mode=call.mode)
+        require_fit(model.state_dict(), described, f"the model to be saved as {path}")
     save_checkpoint(model, path, metadata={_METADATA: description.to_json()})
 
 
