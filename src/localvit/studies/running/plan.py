@@ -1,4 +1,4 @@
-"""What a study would do: its runs, what they cost, and about how long they take; nothing is trained."""
+"""Plans a study without training: its runs, their costs, and roughly how long they take."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,20 +18,20 @@ from localvit.studies.running.costs import measure
 from localvit.system.errors import LocalViTError
 from localvit.training import RunConfig
 
-# Enough for an estimate, and of few images, for a machine that the study would not run on.
+# Few rounds suffice for an estimate, and few images for a machine that will not run the study.
 _ROUNDS, _IMAGES = 2, 16
 _CLASSES_OF_IMAGENET = 1000
 
 
 @dataclass(frozen=True)
 class Images:
-    """The images of a run, as far as time depends on them.
+    """What the duration of a run depends on in its images.
 
     Attributes:
-        train: how many to learn from.
-        val: how many held out.
-        num_classes: how many classes.
-        seconds_to_load: one of them, in one process.
+        train: number of training images.
+        val: number of held-out images.
+        num_classes: number of classes.
+        seconds_to_load: time to load one image in one process.
     """
 
     train: int
@@ -42,12 +42,12 @@ class Images:
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run and about how long it takes.
+    """A run and its estimated duration.
 
     Attributes:
         run: the run.
-        status: of what was trained before: finished, failed or missing.
-        seconds: about how long it takes from its start; none where its images are not there to be counted.
+        status: what earlier calls left: finished, failed or missing.
+        seconds: estimated duration from the start. None if its images are not available.
     """
 
     run: StudyRun
@@ -60,9 +60,9 @@ class Plan:
     """What a study would do.
 
     Attributes:
-        costs: of each variant, measured here with small batches.
-        runs: all of them, those that others start from too.
-        problem: why times are not known; none where they are.
+        costs: costs of each variant, measured on this machine with small batches.
+        runs: all runs, including those that others start from.
+        problem: why durations are unknown. None if they are known.
     """
 
     costs: dict[str, Costs]
@@ -70,7 +70,7 @@ class Plan:
     problem: str | None
 
     def seconds(self, jobs: int) -> float | None:
-        """About how long those take that have not finished, ``jobs`` at a time; none where that is not known."""
+        """Estimated duration of all unfinished runs, ``jobs`` at a time. None if unknown."""
         times = [run.seconds for run in self.runs if run.status != "finished"]
         known = [seconds for seconds in times if seconds is not None]
         return sum(known) / jobs if len(known) == len(times) else None
@@ -81,12 +81,12 @@ def plan(study: StudyConfig, runs: Sequence[StudyRun], *, threads: int) -> Plan:
 
     Args:
         study: the study.
-        runs: all of it, or those of a shard.
-        threads: of a run, where its configuration does not say.
+        runs: its runs, or those of a shard.
+        threads: CPU threads per run, for runs that do not set their own.
 
     Raises:
-        ValueError: where a model cannot be built.
-        LocalViTError: where a model is too large to be measured here.
+        ValueError: if a model cannot be built.
+        LocalViTError: if a model is too large to be measured on this machine.
     """
     configs = study.configs
     images: dict[DataConfig, Images] = {}
@@ -112,10 +112,10 @@ def plan(study: StudyConfig, runs: Sequence[StudyRun], *, threads: int) -> Plan:
 
 
 def table(study: StudyConfig, planned: Plan) -> Table:
-    """A row a variant: costs, runs, images a second in training and time."""
+    """One row per variant: costs, runs, training speed and duration."""
     rows = Table(title=f"{study.name}, scale {study.scale}: {study.question}", box=box.SIMPLE_HEAD)
     rows.add_column("variant")
-    for header in ("parameters", "MACs", "finished", "img/s", "a run takes"):
+    for header in ("parameters", "MACs", "finished", "img/s", "time per run"):
         rows.add_column(header, justify="right", no_wrap=True)
     for name in [None, *study.variants]:
         runs = [run for run in planned.runs if run.run.variant == name]
@@ -134,12 +134,12 @@ def table(study: StudyConfig, planned: Plan) -> Table:
 
 
 def in_words(seconds: float | None) -> str:
-    """A time as ``1:05:30``, or that it is not known."""
-    return "not known" if seconds is None else str(timedelta(seconds=round(seconds)))
+    """A duration such as ``1:05:30``, or ``unknown``."""
+    return "unknown" if seconds is None else str(timedelta(seconds=round(seconds)))
 
 
 def _look(config: RunConfig) -> Images:
-    """Count the images of a run, and time the loading of a few."""
+    """Count the images of a run, and time how long a few take to load."""
     parts = open_parts(config.data, channels=config.input.channels)
     batch_size = min(_IMAGES, len(parts.train.labels_M))
     data = ImageData(
@@ -160,10 +160,13 @@ def _look(config: RunConfig) -> Images:
 def _seconds(config: RunConfig, costs: Costs, images: Images | None) -> float | None:
     if images is None or costs.training_images_per_second is None or costs.inference_images_per_second is None:
         return None
-    # Loading processes work while the model does; without them the two take turns.
-    beside = config.hardware.workers != 0
-    training, inference = 1 / costs.training_images_per_second, 1 / costs.inference_images_per_second
     load = images.seconds_to_load
-    epoch = images.train * (max(training, load) if beside else training + load)
-    epoch += images.val * (max(inference, load) if beside else inference + load)
-    return epoch * config.training.total_epochs
+
+    def per_image(rate: float) -> float:
+        # Loading processes work while the model does; without them, the two take turns.
+        return max(1 / rate, load) if config.hardware.workers != 0 else 1 / rate + load
+
+    training = config.training
+    trained = training.total_epochs * images.train * per_image(costs.training_images_per_second)
+    evaluations = training.total_epochs // training.evaluate_every
+    return trained + evaluations * images.val * per_image(costs.inference_images_per_second)
