@@ -55,6 +55,7 @@ def test_a_run_folder_answers_what_this_was(finished: Path) -> None:
         "config.yaml",
         "last.safetensors",
         "last_average.safetensors",
+        "logits.safetensors",
         "metrics.csv",
         "record.json",
         "result.json",
