@@ -2,7 +2,7 @@
 
     python docs/results.py runs/rq1_depthwise-digits runs/rq1_depthwise-cifar10 ...
 
-Each folder's record, tables and chart of gains go to ``docs/results/<study>-<scale>``, and one report for all studies
+Each folder's record, tables and chart of effects go to ``docs/results/<study>-<scale>``, and one report for all studies
 of a scale to ``docs/results/<scale>``. Without arguments it rewrites the page from the records kept there.
 """
 
@@ -17,8 +17,9 @@ from pathlib import Path
 from localvit.benchmark.look import markdown_text
 from localvit.studies.record import RECORD, StudyRecord
 from localvit.studies.reporting.report import write_report
-from localvit.studies.reporting.statistics import StudySummary, summarize
-from localvit.studies.reporting.wording import agreement_word, answer
+from localvit.studies.reporting.tables import interval_text
+from localvit.studies.reporting.wording import agreement_text, agreement_word, answer, limit_text
+from localvit.studies.statistics.summary import ClaimSummary, StudySummary, summarize
 from localvit.system.files import write_text
 from localvit.training import RunConfig
 
@@ -27,25 +28,39 @@ from screenshot import save_charts  # a script beside this one
 
 RESULTS = Path(__file__).parent / "results"
 TABLES = (RECORD, "report.md", "results.csv", "results.json")
-PICTURE = "gains.svg"
+PICTURES = {"curves": "own-chart"}  # by the chart of a study; the others show their effects
 QUESTIONS = {
     "rq1_depthwise": "RQ1",
+    "equal_time": "RQ1, equal time",
     "rq2a_activation": "RQ2, activation",
     "rq2b_placement": "RQ2, placement",
     "rq2c_expansion": "RQ2, expansion ratio",
     "rq3_architectures": "RQ3",
+    "curve_images": "curve, images",
+    "curve_steps": "curve, steps",
+    "curve_resolution": "curve, resolution",
     "pretrained": "beyond the paper",
     "kernel_size": "beyond the paper",
 }
+# The paper's findings, as the claims of the studies name them, and the study that decides each.
+FINDINGS = {
+    "depth-wise helps": "rq1_depthwise",
+    "h-swish over ReLU6": "rq2a_activation",
+    "channel attention adds": "rq2a_activation",
+    "a wider SE adds": "rq2a_activation",
+    "low layers matter most": "rq2b_placement",
+    "grows with gamma": "rq2c_expansion",
+    "each of five architectures gains": "rq3_architectures",
+    "little cost": "equal_time",
+}
 HEAD = """# What the studies found
 
-Written by `python docs/results.py` from the records in this folder. *p* is Holm-corrected over all comparisons of a
-study; intervals are Student's t over seeds; *no evidence at this size* does not mean equal. See
-[docs/studies.md](../studies.md) for the method.
+Written by `python docs/results.py` from the records in this folder. Intervals cover new seeds and new test images, and
+hold for all claims and looks of a study together, at 95 %; *equal* means that the whole interval lies within the margin
+that the study stated in advance. See [docs/studies.md](../studies.md) for the method.
 
-The scales are small, for want of hardware, and far from converged on photographs. They show what locality does to small
-transformers that learn from few images, not what it does on ImageNet-1k. The same files run at the paper's scale
-(`--scale imagenet`).
+The scales are small: they show what locality does to small transformers that learn from few images, not what it does on
+ImageNet-1k. The same files run at the paper's scale (`--scale imagenet`).
 """
 
 
@@ -75,38 +90,48 @@ def main() -> None:
         of_scale = [summary for summary in summaries if summary.config.scale == scale]
         report = write_report(of_scale, RESULTS / scale)  # the HTML is not committed
         for summary in of_scale:
-            folder = RESULTS / _folder(summary)
-            (picture,) = save_charts(report, folder, [f"{_folder(summary)}-gains"])
-            picture.rename(folder / PICTURE)
+            prefix = f"{_folder(summary)}-" if len(of_scale) > 1 else ""
+            (picture,) = save_charts(report, RESULTS / _folder(summary), [prefix + _picture(summary)])
+            picture.rename(RESULTS / _folder(summary) / f"{_picture(summary)}.svg")
     write_text(RESULTS / "README.md", page(summaries))
+
+
+def page(summaries: list[StudySummary]) -> str:
+    """The page as Markdown."""
+    scales = _scales(summaries)
+    recipes = {summary.config.scale: summary.config.recipe for summary in summaries if summary.config.start is None}
+    links = ", ".join(f"[{scale}]({scale}/report.md)" for scale in scales)
+    lines = [HEAD, *(f"- {scale}: {_in_words(recipes[scale])}" for scale in scales)]
+    lines += [
+        "",
+        f"One report covers all studies of a scale: {links}. `localvit report docs/results/*-digits --output FOLDER`",
+        "writes it with interactive charts.",
+        "",
+        "## The paper's findings",
+        "",
+        "| finding | this project | effect, points | seeds | scale | command |",
+        "|---|---|---|--:|---|---|",
+    ]
+    lines += [row for finding, study in FINDINGS.items() for row in _finding_rows(finding, study, summaries)]
+    lines += ["", "## The studies", ""]
+    lines += ["| question | scale | what came out | the paper | all claims | command |", "|---|---|---|---|---|---|"]
+    lines += [_row(summary) for summary in summaries]
+    for summary in summaries:
+        title = f"{QUESTIONS[summary.config.name]}, {summary.config.scale}"
+        lines += ["", f"### {title}", "", f"![{title}]({_folder(summary)}/{_picture(summary)}.svg)"]
+    return "\n".join(lines) + "\n"
 
 
 def _scales(summaries: list[StudySummary]) -> list[str]:
     return sorted({summary.config.scale for summary in summaries}, reverse=True)
 
 
-def page(summaries: list[StudySummary]) -> str:
-    """The page as Markdown."""
-    lines, scales = [HEAD], _scales(summaries)
-    recipes = {summary.config.scale: summary.config.recipe for summary in summaries if summary.config.start is None}
-    lines += [f"- {scale}: {_in_words(recipes[scale])}" for scale in scales]
-    links = ", ".join(f"[{scale}]({scale}/report.md)" for scale in scales)
-    lines += [
-        "",
-        f"One report covers all studies of a scale: {links}. `localvit report docs/results/*-digits --output FOLDER`",
-    ]
-    lines += ["writes it with interactive charts.", ""]
-    lines += ["| question | scale | what came out | the paper | agreement | command |", "|---|---|---|---|---|---|"]
-    lines += [_row(summary) for summary in summaries]
-    lines += ["", "## Gains", "", "Differences to the baseline in points of top-1 accuracy, with 95 % intervals."]
-    for summary in summaries:
-        title = f"{QUESTIONS[summary.config.name]}, {summary.config.scale}"
-        lines += ["", f"### {title}", "", f"![{title}]({_folder(summary)}/{PICTURE})"]
-    return "\n".join(lines) + "\n"
-
-
 def _folder(summary: StudySummary) -> str:
     return f"{summary.config.name}-{summary.config.scale}"
+
+
+def _picture(summary: StudySummary) -> str:
+    return PICTURES.get(summary.config.chart, "effects")
 
 
 def _in_words(recipe: RunConfig) -> str:
@@ -118,11 +143,35 @@ def _in_words(recipe: RunConfig) -> str:
     )
 
 
+def _finding_rows(finding: str, study: str, summaries: list[StudySummary]) -> list[str]:
+    """A row for every claim that the deciding study has about a finding, on photographs if it was run there."""
+    of_study = sorted((s for s in summaries if s.config.name == study), key=lambda s: s.config.scale != "cifar10")
+    if not of_study:
+        return [f"| {finding} | not run yet | | | | `localvit study {study} --scale cifar10` |"]
+    summary = of_study[0]
+    claims = [claim for claim in summary.claims if claim.claim.finding == finding]
+    rows = [[finding, *_claim_cells(claim)] for claim in claims]
+    if finding == "little cost":
+        for price in summary.prices:
+            ratios = ", ".join(f"{limit_text(name)} {ratio:.3f} times" for name, ratio in price.ratios.items())
+            rows.append([finding, f"**{price.agreement}**", f"{price.price.of}: {ratios} {price.price.than}'s", ""])
+    return [f"| {' | '.join([*row, summary.config.scale, f'`{_command(summary)}`'])} |" for row in rows]
+
+
+def _claim_cells(claim: ClaimSummary) -> list[str]:
+    verdict = agreement_text(claim.agreement, [part.margin for part in claim.parts])
+    effects = [
+        f"{markdown_text(part.contrast.name)}: {interval_text(part.difference, sign=True)}" for part in claim.parts
+    ]
+    seeds = max((part.seeds for part in claim.parts), default=0)
+    return [f"**{verdict}**", "<br>".join(effects), str(claim.look or seeds)]
+
+
 def _row(summary: StudySummary) -> str:
     config, folder = summary.config, _folder(summary)
     cells = [
         f"**{QUESTIONS[config.name]}**: {markdown_text(config.question)}",
-        f"[{config.scale}]({folder}/report.md), {len(config.seeds)} seeds",
+        f"[{config.scale}]({folder}/report.md), {summary.stopped_at or len(config.seeds)} seeds",
         " ".join(markdown_text(sentence) for sentence in answer(summary)),
         markdown_text(config.paper_finding) or "–",
         f"**{agreement_word(summary)}**",
@@ -135,9 +184,12 @@ def _command(summary: StudySummary) -> str:
     """The command that was run, with the study by name and without the paths of one machine."""
     words = shlex.split(summary.record.command)
     kept = [re.sub(r"^.*studies/(\w+)\.yaml$", r"\1", word) for word in words]
-    while "--output" in kept:
-        place = kept.index("--output")
-        del kept[place : place + 2]
+    for option in ("--output", "--jobs"):
+        while option in kept:
+            place = kept.index(option)
+            del kept[place : place + 2]
+    if "--recipe.data.root" in kept:
+        kept[kept.index("--recipe.data.root") + 1] = "ROOT"
     return shlex.join(kept)
 
 

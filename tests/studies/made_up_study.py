@@ -6,9 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 from localvit.data.config import DataConfig
-from localvit.studies.config import Claim, StudyConfig
+from localvit.studies.claims import Claim
+from localvit.studies.config import StudyConfig
 from localvit.studies.record import Costs, Outcome, StudyRecord
-from localvit.studies.reporting.statistics import StudySummary, summarize
+from localvit.studies.statistics.summary import StudySummary, summarize
 from localvit.training import RunConfig, RunResult
 
 EPOCHS = 12
@@ -23,7 +24,7 @@ STUDY = StudyConfig(
         "no depth-wise": {"model.locality": {"depthwise": False}},
         ODD: {"model.locality": {}},
     },
-    claims=[Claim(ODD, "DeiT", 2.6), Claim(ODD, "no depth-wise"), Claim("DeiT", "no depth-wise")],
+    claims=[Claim(ODD, "DeiT", points=2.6), Claim(ODD, "no depth-wise"), Claim("DeiT", "no depth-wise")],
     recipe=RunConfig(data=DataConfig(source="digits")),
 )
 ACCURACIES = {"DeiT": (93.0, 94.0, 93.5), "no depth-wise": (95.0, 95.5, 96.0), ODD: (98.0, 97.5, 98.2)}
@@ -39,7 +40,7 @@ PAIRS = StudyConfig(
     paper_finding="All improve.",
     baseline={"A+": "A", "B+": "B"},
     variants={name: {} for name in ("A", "A+", "B", "B+")},
-    claims=[Claim("A+", "A", 1.0), Claim("B+", "B")],
+    claims=[Claim("A+", "A", points=1.0), Claim("B+", "B")],
 )
 PAIRS_ACCURACIES = {
     **{"A": (50.0, 51.0, 52.0), "A+": (53.0, 54.1, 54.9)},

@@ -4,6 +4,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,14 @@ import pytest
 from made_up_study import ACCURACIES, COSTS, EPOCHS, ODD, PAIRS, PAIRS_ACCURACIES, STUDY, summary
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from localvit.studies.config import StudyConfig
-from localvit.studies.record import Costs
+from localvit.studies.config import StudyConfig, Sweep
+from localvit.studies.record import Costs, Look, SweepOutcome
 from localvit.studies.reporting.report import write_report
-from localvit.studies.reporting.statistics import StudySummary
+from localvit.studies.statistics.summary import StudySummary, summarize
 from localvit.training.overrides import with_overrides
 
-CHARTS = ("own-chart", "gains", "accuracy-against-cost", "learning-curves")
-HEADERS = ("variant", "parameters", "MACs", "accuracy", "gain", "p", "verdict", "training", "inference", "memory")
+CHARTS = ("own-chart", "effects", "accuracy-against-cost", "learning-curves")
+HEADERS = ("variant", "parameters", "MACs", "accuracy", "gain", "training", "inference", "memory")
 # Relative luminance of the background and of the text that a selector finds, by the formula of WCAG 2.
 CONTRAST = """selector => {
   const luminance = (colour) => {
@@ -103,25 +104,25 @@ def test_the_table_holds_every_variant(page: Page) -> None:
     rows = [row.inner_text().split("\t") for row in page.query_selector_all("#results tbody tr")]
     assert [row[0] for row in rows] == ["DeiT", "no depth-wise", ODD]
     assert rows[2][1:3] == ["93,274", "1,865,480"]
-    assert rows[2][3:7] == ["97.90 ± 0.90", "+4.40 ± 1.97", "0.032", "better"]
-    assert rows[2][7:] == ["750", "2,000", "120"]
-    assert rows[0][4:7] == ["baseline", "", "baseline"]
+    assert rows[2][3:5] == ["97.90 ± 0.90", "+4.40 ± 1.00"]
+    assert rows[2][5:] == ["750", "2,000", "120"]
+    assert rows[0][4] == "baseline"
 
 
 def test_question_and_answer_are_read_first(page: Page) -> None:
     assert page.inner_text("h1") == STUDY.question
     assert page.locator("h1 b, #results b, .answer b").count() == 0
     answer = page.inner_text(".answer").replace("\N{NO-BREAK SPACE}", " ")
-    assert f"{ODD}, reaches 97.90 % where DeiT reaches 93.50 %: +4.40 points (95 % interval" in answer
-    assert page.inner_text(".badge") == "✗ differs from the paper"
+    assert f"{ODD}, reaches 97.90 %, and DeiT 93.50 %: +4.40 points (95 % interval" in answer
+    assert page.inner_text(".badge") == "✗ a claim does not hold"
     text = page.inner_text("body")
     assert text.index("97.90\N{NO-BREAK SPACE}%") < text.index("The paper’s finding") < text.index("Results")  # noqa: RUF001
 
 
 def test_claims_are_answered_one_by_one(page: Page) -> None:
     rows = [row.inner_text().split("\t") for row in page.query_selector_all("#claims tbody tr")]
-    assert rows[0] == [f"{ODD} > DeiT", "+4.40 ± 1.97", "0.032", "agrees", "+2.6"]
-    assert [row[3] for row in rows] == ["agrees", "agrees", "differs"]
+    assert rows[0] == [f"{ODD} > DeiT", "+4.40 ± 1.42", "< 0.001", "0.250", "1.00", "3", "agrees", "+2.6"]
+    assert [row[6] for row in rows] == ["agrees", "agrees", "differs"]
 
 
 def test_a_click_on_a_header_sorts_and_another_reverses(page: Page) -> None:
@@ -165,15 +166,74 @@ def test_learning_curves_are_means_with_a_band_for_each_variant(page: Page) -> N
     assert high > 98.2
 
 
-def test_gains_are_filled_where_there_is_evidence(open_report: Open) -> None:
+def test_the_sweep_is_a_line_per_group_with_a_star_at_its_choice(open_report: Open) -> None:
+    sweep = Sweep(groups={"baseline": ["DeiT"], "locality": [ODD]}, grid=[0.001, 0.01])
+    found = (
+        *(SweepOutcome("baseline", 0.001, (90.0,), chosen=True), SweepOutcome("baseline", 0.01, (80.0,), chosen=False)),
+        *(SweepOutcome("locality", 0.001, (91.0,), chosen=False), SweepOutcome("locality", 0.01, (95.0,), chosen=True)),
+    )
+    known = summary(sweep=sweep)
+    page = open_report([summarize(replace(known.record, sweep=found))])
+    baseline, locality = data(page, "sweep")
+    assert (baseline["name"], baseline["x"], baseline["y"]) == ("baseline", [0.001, 0.01], [90.0, 80.0])
+    assert (baseline["symbol"], locality["symbol"]) == (["star", "circle"], ["circle", "star"])
+    assert page.locator("#sweep .xtick text").all_text_contents() == ["0.001", "0.01"]
+
+
+def test_looks_are_told_in_a_table(open_report: Open) -> None:
+    looks: tuple[Look, ...] = (Look(2, "2026-01-01T00:00:00+00:00", {f"{ODD} > DeiT": "undecided"}),)
+    looks += (Look(3, "2026-01-01T01:00:00+00:00", {f"{ODD} > DeiT": "agrees"}),)
+    page = open_report([summarize(replace(summary().record, looks=looks))])
+    rows = [row.inner_text().split("\t") for row in page.query_selector_all("[aria-label=Looks] tr")]
+    assert rows[0] == ["claim", "2 seeds", "3 seeds"]
+    assert rows[1] == [f"{ODD} > DeiT", "undecided", "agrees"]
+
+
+def test_the_margin_is_a_band_and_equality_has_a_color(open_report: Open) -> None:
+    alike = {"DeiT": (93.0, 94.0, 93.5), "no depth-wise": (93.1, 93.9, 93.5), ODD: (92.9, 94.1, 93.5)}
+    page = open_report([summary(accuracies=alike, margin=1.0)])
+    (equal,) = data(page, "effects")
+    assert (equal["name"], equal["symbol"]) == ("equal within the margin", "circle")
+    assert page.evaluate("document.getElementById('effects').layout.shapes.map(({x0, x1}) => [x0, x1])") == [
+        [-1, 1],
+        [0, 0],
+    ]
+    assert page.inner_text(".badge") == "= equal within the margin"
+
+
+def test_curves_are_drawn_with_the_gain_of_locality_below(open_report: Open) -> None:
+    variants = {
+        f"{name}, {images}": {"data.train_images": images, "model.locality": {"permuted": name == "permuted"}}
+        for name in ("permuted", "local")
+        for images in (100, 200)
+    }
+    pairs = {f"local, {images}": f"permuted, {images}" for images in (100, 200)}
+    study = StudyConfig(
+        *("curves", "?", variants, pairs),
+        isolates=pairs,
+        curves={name: [f"{name}, {images}" for images in (100, 200)] for name in ("permuted", "local")},
+        chart="curves",
+        axis="data.train_images",
+    )
+    accuracies = {name: (60.0 + place, 61.0 + place**2, 62.5 + place) for place, name in enumerate(variants)}
+    page = open_report([summary(study, accuracies, {})])
+    lines = [trace for trace in data(page, "own-chart") if trace["fill"] != "toself"]
+    assert [trace["name"] for trace in lines] == ["permuted", "local", "gain of locality"]
+    assert lines[1]["x"] == [100, 200]
+    assert lines[1]["y"] == pytest.approx([(62 + 65 + 64.5) / 3, (63 + 70 + 65.5) / 3])
+    assert lines[2]["y"] == pytest.approx([(2 + 4 + 2) / 3, (2 + 8 + 2) / 3])
+    assert page.locator("#own-chart .x2tick text").all_text_contents() == ["100", "200"]
+
+
+def test_effects_are_filled_if_there_is_evidence(open_report: Open) -> None:
     page = open_report([summary(PAIRS, PAIRS_ACCURACIES, {})])
-    filled, hollow = data(page, "gains")
+    filled, hollow = data(page, "effects")
     assert (filled["name"], filled["symbol"], filled["x"]) == ("better", "circle", [pytest.approx(3.0)])
     assert (hollow["name"], hollow["symbol"]) == ("no evidence at this size", "circle-open")
     assert hollow["x"] == [pytest.approx(1 / 3)]
-    assert page.locator("#gains .xerror").count() == 2
-    line = page.locator("#gains .shapelayer path").bounding_box()
-    points = [page.locator("#gains .point").nth(place).bounding_box() for place in range(2)]
+    assert page.locator("#effects .xerror").count() == 2
+    line = page.locator("#effects .shapelayer path").bounding_box()
+    points = [page.locator("#effects .point").nth(place).bounding_box() for place in range(2)]
     assert line is not None
     assert all(point is not None and point["x"] > line["x"] for point in points), "both gains are above 0"
 
@@ -203,7 +263,7 @@ def test_buttons_choose_the_cost_of_points_and_arrows(page: Page) -> None:
         assert page.locator(f"#{chart} .annotation-arrow-g").count() == 2
         assert button == 0 or before != page.locator(f"#{chart} .point").nth(1).bounding_box()
     title = page.locator(f"#{chart} .xtitle").text_content()
-    assert title == "images a second in training"
+    assert title == "images per second in training"
 
 
 def test_costs_that_were_not_measured_have_no_button(open_report: Open) -> None:
@@ -314,7 +374,7 @@ def test_paper_gets_all_that_matters(page: Page) -> None:
     page.emulate_media(media="screen")
     page.evaluate("dispatchEvent(new Event('afterprint'))")
     page.wait_for_timeout(300)
-    box = page.locator("#gains .main-svg").first.bounding_box()
+    box = page.locator("#effects .main-svg").first.bounding_box()
     assert box is not None
     assert box["width"] > 1000, "and the screen gets its own width back"
     assert page.pdf(format="A4").startswith(b"%PDF")
@@ -381,13 +441,13 @@ def test_a_report_of_several_studies_starts_with_a_glance(open_report: Open) -> 
     assert page.locator(".glance li").count() == 3
     assert page.locator(".glance a").all_inner_texts() == [STUDY.question, PAIRS.question, STUDY.question]
     assert [text.split(" ", 1)[-1] for text in page.locator(".glance .badge").all_inner_texts()] == [
-        *("differs from the paper", "undecided", "asked by the paper")
+        *("a claim does not hold", "undecided", "asked by the paper")
     ]
-    assert "1 of 2 variants is better" in page.locator(".glance li").nth(1).inner_text()
+    assert "2 of 2 variants have a higher mean" in page.locator(".glance li").nth(1).inner_text()
     ids = page.evaluate("[...document.querySelectorAll('[id]')].map((element) => element.id)")
     own = [name for name in ids if name.endswith((*CHARTS, "results", "study"))]
     assert len(own) == len(set(own)) == 3 * 6 - 1, "pairs has no costs and therefore no such chart"
-    assert {"drawn-learning-curves", "pairs-tiny-gains", "drawn--2-own-chart"} <= set(own)
+    assert {"drawn-learning-curves", "pairs-tiny-effects", "drawn--2-own-chart"} <= set(own)
     for link in page.locator(".glance a").all():
         assert (link.get_attribute("href") or "").removeprefix("#") in ids
     page.locator("#pairs-tiny-results th button").nth(HEADERS.index("accuracy")).click()

@@ -1,15 +1,21 @@
 """A study's file: what a scale adds, what is refused before anything runs, and which runs are the same."""
 
+import functools
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from torch import nn
 
 from localvit.locality.localize import localizations
 from localvit.models.catalog import PUBLISHED
+from localvit.studies.claims import Claim, Price
 from localvit.studies.compose import compose, read_yaml
-from localvit.studies.config import Claim, StudyConfig
+from localvit.studies.config import StudyConfig, Sweep
 from localvit.studies.running.costs import count
 from localvit.system.shipped import shipped
 from localvit.training import RunConfig
@@ -33,8 +39,14 @@ scales:
 
 def study_at(values: dict[str, Any], scale: str | None = None) -> StudyConfig:
     composed = compose(values, scale)
-    claims = [Claim(**claim) for claim in composed.pop("claims", [])]
-    return StudyConfig(**{**composed, "recipe": run_config(composed["recipe"]), "claims": claims})
+    sweep = composed.get("sweep")
+    built = {
+        "recipe": run_config(composed["recipe"]),
+        "claims": [Claim(**claim) for claim in composed.get("claims", [])],
+        "prices": [Price(**price) for price in composed.get("prices", [])],
+        "sweep": None if sweep is None else Sweep(**sweep),
+    }
+    return StudyConfig(**{**composed, **built})
 
 
 def test_a_study_sets_fields_for_all_variants_for_one_and_for_a_scale() -> None:
@@ -79,7 +91,20 @@ def test_any_recipe_is_a_scale(tmp_path: Path) -> None:
         ),
         ({"baseline": {"large": "smalls"}}, "baseline of 'large' is 'smalls'"),
         ({"baseline": {"huge": "small"}}, "baseline is 'huge'"),
-        ({"claims": [{"better": "large", "than": "tiny"}]}, "a claim is 'tiny'"),
+        ({"claims": [{"better": "large", "than": "tiny"}]}, "a claim names 'tiny'"),
+        ({"prices": [{"of": "larg", "than": "small", "macs": 1.1}]}, "a price is 'larg'.*Did you mean large"),
+        ({"isolates": {"large": "tiny"}}, r"isolates\['large'\] is 'tiny'"),
+        ({"margin": -1}, "margin is -1; it must be more than 0"),
+        ({"looks": [2, 2]}, "looks is .2, 2.; give ascending numbers of seeds, at least two"),
+        ({"looks": [1]}, "looks is .1.; give ascending numbers"),
+        (
+            {"sweep": {"groups": {"a": ["small"]}, "grid": [0.1, 0.2], "seeds": [0]}},
+            "seed 0 is in seeds and in sweep.seeds; runs that choose must not judge",
+        ),
+        ({"sweep": {"groups": {"a": ["small", "tiny"]}, "grid": [0.1, 0.2]}}, "a is 'tiny'"),
+        ({"sweep": {"groups": {"a": ["small"], "b": ["small"]}, "grid": [0.1, 0.2]}}, "every variant belongs to one"),
+        ({"sweep": {"groups": {"a": ["small"]}, "grid": [0.1]}}, "give at least two different values"),
+        ({"grid": {"axis": "data.train_images", "points": [{"training.epochs": 9}]}}, "its point .* does not set it"),
         ({"seeds": [0], "scales": {}}, "an interval needs at least two"),
         ({"seeds": [0, 0, 1], "scales": {}}, "seeds has 0 more than once"),
         ({"chart": "line"}, "a line needs an axis"),
@@ -117,23 +142,116 @@ def test_an_override_replaces_what_was_there_and_leaves_its_neighbours() -> None
 
 
 def test_the_same_run_of_two_studies_is_one_run(tmp_path: Path) -> None:
-    rq1, rq2c = (study_at(read_yaml(path)) for path in STUDIES if path.stem in ("rq1_depthwise", "rq2c_expansion"))
-    runs = {(study.name, run.variant, run.seed): run.folder for study in (rq1, rq2c) for run in study.runs(tmp_path)}
-    assert runs["rq1_depthwise", "depth-wise + h-swish", 1] == runs["rq2c_expansion", "gamma 4", 1]
-    assert len(set(runs.values())) == len(runs) - 3
+    names = ("rq2a_activation", "rq2c_expansion")
+    rq2a, rq2c = (study_at(read_yaml(path)) for path in STUDIES if path.stem in names)
+    runs = {(study.name, run.variant, run.seed): run.folder for study in (rq2a, rq2c) for run in study.runs(tmp_path)}
+    assert runs["rq2a_activation", "h-swish", 1] == runs["rq2c_expansion", "gamma 4", 1]
+    shared = 4 * len(rq2a.seeds)  # the network with gamma 4, and its three controls
+    assert len(set(runs.values())) == len(runs) - shared
 
 
 def test_runs_that_start_from_another_depend_on_all_of_it(tmp_path: Path) -> None:
     values = read_yaml(next(path for path in STUDIES if path.stem == "pretrained"))
     first = study_at(values).runs(tmp_path)
-    start, *others = first[:5]
+    start, *others = first[:6]
     assert start.variant is None
     assert {run.after for run in others} == {start}
     assert others[0].config.model.checkpoint == str(start.folder / "last.safetensors")
     longer = yaml.safe_load(yaml.safe_dump(values))
-    longer["scales"]["digits"]["start"]["training.epochs"] = 99
+    longer["scales"]["cifar10"]["start"]["training.epochs"] = 99
     changed = study_at(longer).runs(tmp_path)
     assert {run.folder.name for run in first}.isdisjoint(run.folder.name for run in changed)
+
+
+SWEEP = {"grid": [0.001, 0.01], "groups": {"one": ["small"], "two": ["large"]}, "seeds": [7, 8]}
+
+
+def test_a_sweep_has_the_same_runs_for_every_group_and_sees_no_test_image(tmp_path: Path) -> None:
+    study = study_at({**yaml.safe_load(FILE), "sweep": SWEEP})
+    runs = study.sweep_runs(tmp_path)
+    assert list(runs) == ["one", "two"]
+    for group, variant in (("one", "small"), ("two", "large")):
+        assert list(runs[group]) == [0.001, 0.01]
+        for value, of_value in runs[group].items():
+            assert [run.seed for run in of_value] == [7, 8]
+            for run in of_value:
+                assert run.config.training.learning_rate == value
+                assert (run.config.data.validation, run.config.training.score_test) == (0.2, False)
+                assert run.config.model == study.variant_config(variant).model
+    assert {run.folder for values in runs.values() for of_value in values.values() for run in of_value}.isdisjoint(
+        run.folder for run in study.runs(tmp_path)
+    )
+
+
+def test_choices_of_a_sweep_set_the_field_of_their_group_and_nothing_else() -> None:
+    study = study_at({**yaml.safe_load(FILE), "sweep": SWEEP})
+    chosen = study.with_choices({"one": 0.001, "two": 0.01})
+    assert [config.training.learning_rate for config in chosen.configs.values()] == [0.001, 0.01]
+    for name, config in chosen.configs.items():
+        before = study.variant_config(name)
+        assert with_overrides(config, {"training.learning_rate": before.training.learning_rate}) == before
+
+
+def test_the_hash_of_a_plan_depends_on_all_but_the_place_of_the_images() -> None:
+    values = yaml.safe_load(FILE)
+    plan = study_at(values).plan_hash()
+    assert study_at({**values, "recipe": {**values["recipe"], "data.root": "/elsewhere"}}).plan_hash() == plan
+    for change in (
+        {"claims": [{"better": "large", "than": "small"}]},
+        {"margin": 0.5},
+        {"looks": [2]},
+        {"recipe": {"training.epochs": 3}},
+        {"sweep": SWEEP},
+    ):
+        assert study_at({**values, **change}).plan_hash() != plan, change
+
+
+def test_a_grid_makes_a_curve_of_every_variant() -> None:
+    points = [{"data.train_images": images, "training.epochs": epochs} for images, epochs in ((100, 28), (200, 14))]
+    values = {
+        **yaml.safe_load(FILE),
+        "grid": {"axis": "data.train_images", "points": points},
+        "isolates": {"large": "small"},
+        "claims": [{"better": "large", "than": "small", "slope": "data.train_images"}],
+        "sweep": {**SWEEP, "groups": {"all": ["small", "large"]}},
+    }
+    study = study_at(values)
+    assert list(study.variants) == ["small, 100", "small, 200", "large, 100", "large, 200"]
+    assert study.baseline_of("large, 200") == "small, 200"
+    assert study.baseline_of("small, 200") is None
+    assert study.curves == {"small": ["small, 100", "small, 200"], "large": ["large, 100", "large, 200"]}
+    assert study.isolates == {"large, 100": "small, 100", "large, 200": "small, 200"}
+    assert (study.chart, study.axis) == ("curves", "data.train_images")
+    config = study.variant_config("large, 100")
+    assert (config.data.train_images, config.training.epochs) == (100, 28)
+    assert config.model.locality is not None
+    assert config.model.locality.kernel_size == 5
+    ((slope,),) = study.contrasts
+    assert slope.weights == {"large, 100": -1, "large, 200": 1, "small, 100": 1, "small, 200": -1}
+    assert study.sweep is not None
+    assert study.sweep.groups["all"][0] == "small, 200", "the middle point of the first variant is swept"
+
+
+def test_landmarks_are_variants_of_one_scale(tmp_path: Path) -> None:
+    values = yaml.safe_load(FILE)
+    values["scales"]["digits"]["landmarks"] = {"linear": {"model.name": "linear_classifier"}}
+    digits, cifar10 = study_at(values), study_at(values, "cifar10")
+    assert (digits.landmarks, cifar10.landmarks) == (["linear"], [])
+    assert list(digits.variants) == ["small", "large", "linear"]
+    assert [str(claim) for claim in digits.tested] == ["large against small"]
+
+
+@functools.cache
+def built(config: str) -> nn.Module:
+    """The model of a run without its weights; many runs of many studies have the same."""
+    run = run_config(json.loads(config))
+    with torch.device("meta"):
+        return build_model(run.model, run.input, num_classes=10)
+
+
+def model_of(config: RunConfig) -> nn.Module:
+    parts = with_overrides(config, {"model.pretrained": False}).to_dict()
+    return built(json.dumps({name: parts[name] for name in ("model", "input")}))
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
@@ -143,23 +261,40 @@ def test_every_study_builds_every_variant_at_every_scale(path: Path, scale: str)
     assert study.name == path.stem
     assert f"localvit study {path.stem}" in path.read_text()
     for name, config in study.configs.items():
-        model = build_model(with_overrides(config, {"model.pretrained": False}).model, config.input, num_classes=10)
-        baseline = study.baseline_of(name)
+        model, baseline = model_of(config), study.baseline_of(name)
         if baseline is None:
             continue
         # A variant and its baseline differ in the feed-forward networks and in nothing else.
         theirs = study.variant_config(baseline)
         differences = {field for field, value in config.to_dict().items() if value != theirs.to_dict()[field]}
-        assert differences == {"model"}
-        assert localizations(model) or name == study.baseline
+        assert differences == ({"model", "training"} if study.name == "equal_time" else {"model"})
+        assert localizations(model) or name in study.landmarks
+
+
+ISOLATING = [path for path in STUDIES if path.stem.startswith(("rq", "curve"))]
+
+
+@pytest.mark.parametrize("path", ISOLATING, ids=lambda path: path.stem)
+@pytest.mark.parametrize("scale", shipped("scale"))
+def test_the_control_of_a_network_with_locality_differs_from_it_in_locality_alone(path: Path, scale: str) -> None:
+    study = study_at(read_yaml(path), scale)
+    assert study.isolates
+    for name, control in study.isolates.items():
+        ours, permuted = (model_of(study.variant_config(variant)) for variant in (name, control))
+        shapes, theirs = ({key: value.shape for key, value in model.state_dict().items()} for model in (ours, permuted))
+        assert shapes == theirs
+        assert any(call.config.permuted for call in localizations(permuted))
+        assert localizations(ours) == [
+            replace(call, config=replace(call.config, permuted=False)) for call in localizations(permuted)
+        ]
 
 
 # Parameters and multiply-accumulates of the authors' models at 224 x 224 with 1000 classes.
 AUTHORS = {
     ("rq1_depthwise", "DeiT"): (5_717_416, 1_253_683_200),
     ("rq1_depthwise", "no depth-wise"): (5_724_328, 1_250_144_256),
-    ("rq1_depthwise", "depth-wise + ReLU6"): (5_825_704, 1_266_401_280),
-    ("rq1_depthwise", "depth-wise + h-swish + SE"): (5_908_696, 1_266_475_008),
+    ("rq1_depthwise", "depth-wise"): (5_825_704, 1_266_401_280),
+    ("rq2a_activation", "h-swish + SE, r = d"): (5_908_696, 1_266_475_008),
     ("rq2a_activation", "h-swish + ECA"): (5_825_764, 1_266_447_360),
     ("rq2a_activation", "h-swish + SE, r = d/2"): (5_982_472, 1_266_548_736),
     ("rq2a_activation", "h-swish + SE, r = d/4"): (6_130_024, 1_266_696_192),
@@ -192,8 +327,14 @@ def test_the_papers_gains_are_those_of_its_tables() -> None:
     top1 = {published.name: published.top1 for published in PUBLISHED}
     study = study_at(read_yaml(next(path for path in STUDIES if path.stem == "rq3_architectures")), "imagenet")
     localvit = {"LocalViT": "localvit_tiny_patch16_224"}
-    for claim in study.claims:
-        better = localvit.get(claim.better, study.variant_config(claim.better).model.name)
-        ours, theirs = top1[better], top1[study.variant_config(claim.than).model.name]
+    points = {
+        name: value for claim in study.claims if isinstance(claim.points, dict) for name, value in claim.points.items()
+    }
+    assert len(points) == 5
+    for name, value in points.items():
+        better = localvit.get(name, study.variant_config(name).model.name)
+        baseline = study.baseline_of(name)
+        assert baseline is not None
+        ours, theirs = top1[better], top1[study.variant_config(baseline).model.name]
         if ours is not None and theirs is not None:
-            assert claim.points == pytest.approx(ours - theirs, abs=0.06)
+            assert value == pytest.approx(ours - theirs, abs=0.06)

@@ -158,7 +158,7 @@ def test_the_terminal_shows_epochs_with_and_without_an_evaluation(tmp_path: Path
     [
         ({"epochs": 3, "evaluate_every": 2}, r"evaluate_every is 2 of 3 epochs; it must divide them"),
         ({"epochs": 3, "cooldown_epochs": 1, "evaluate_every": 3}, r"evaluate_every is 3 of 4 epochs"),
-        ({"evaluate_every": 0}, r"evaluate_every is 0; it must be at least 1"),
+        ({"evaluate_every": -1}, r"evaluate_every is -1; it must be at least 0"),
     ],
 )
 def test_evaluations_that_would_leave_out_the_last_epoch_are_refused(changes: dict[str, int], message: str) -> None:

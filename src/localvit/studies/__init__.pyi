@@ -1,15 +1,18 @@
-from .config import Claim, Resources, StudyConfig
+from .claims import Claim, Price
+from .config import Resources, StudyConfig, Sweep
 from .record import StudyError, StudyRecord
-from .reporting.statistics import StudySummary, summarize
+from .statistics.summary import StudySummary, summarize
 from .study import report_studies, run_study
 
 __all__ = [
     "Claim",
+    "Price",
     "Resources",
     "StudyConfig",
     "StudyError",
     "StudyRecord",
     "StudySummary",
+    "Sweep",
     "report_studies",
     "run_study",
     "summarize",

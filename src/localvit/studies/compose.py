@@ -1,4 +1,4 @@
-"""From a study's file and a scale to the values of its configuration."""
+"""Composes the file of a study and a scale into the values of its configuration."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,23 +10,24 @@ from localvit.system.shipped import find, shipped
 from localvit.system.suggestions import did_you_mean
 from localvit.training.overrides import set_values
 
-_OF_A_SCALE = ("recipe", "variants", "seeds", "start")
+_OF_A_SCALE = ("recipe", "variants", "landmarks", "seeds", "looks", "margin", "sweep", "start", "grid")
 
 
 def compose(study: Mapping[str, Any], scale: str | None) -> dict[str, Any]:
-    """A study's values at one scale, as :class:`StudyConfig` takes them.
+    """The values of a study at one scale, for :class:`StudyConfig`.
 
-    The recipe is the scale's, with the fields that the study sets for all variants and then those that it sets at this
-    scale; variants too have what they set everywhere, then what they set at this scale.
+    The recipe comes from the scale. The study overrides it for all variants, then for all variants at this scale, then
+    for single variants, then for single variants at this scale.
 
     Args:
-        study: what its file holds. Beside the fields of a :class:`StudyConfig`, ``scales`` has for each scale the
-            ``recipe``, ``variants``, ``seeds`` and ``start`` that hold there; ``recipe`` sets fields by dotted names.
-        scale: ``digits``, ``cifar10``, ``imagenet``, or the file of a recipe; the first of ``scales`` by default, or
-            ``digits``.
+        study: the content of its file. ``recipe`` sets fields by their dotted names; ``scales`` has for each scale the
+            ``recipe``, ``variants``, ``seeds`` and so on that hold there only; ``landmarks`` are further variants that
+            take part in no statistics; ``grid`` multiplies the variants by the points of a grid, see :func:`_on_grid`.
+        scale: ``digits``, ``cifar10``, ``imagenet``, or the file of a recipe. Defaults to the first of ``scales``, or
+            to ``digits``.
 
     Raises:
-        ValueError: for a scale that is not there, or one with unknown fields.
+        ValueError: for an unknown scale, or a scale with unknown fields.
     """
     own: dict[str, Any] = study.get("scales") or {}
     scale = scale or next(iter(own), "digits")
@@ -44,14 +45,64 @@ def compose(study: Mapping[str, Any], scale: str | None) -> dict[str, Any]:
         name: {**(overrides or {}), **(variants_here.get(name) or {})}
         for name, overrides in (study.get("variants") or {}).items()
     }
-    for name in ("seeds", "start"):
+    landmarks = {**(study.get("landmarks") or {}), **(at_scale.get("landmarks") or {})}
+    values["variants"] |= landmarks
+    values["landmarks"] = list(landmarks)
+    for name in ("seeds", "looks", "margin", "sweep", "start"):
         if (value := at_scale.get(name, study.get(name))) is not None:
             values[name] = value
-    return values
+    grid = at_scale.get("grid", study.get("grid"))
+    return values if grid is None else _on_grid(values, grid)
+
+
+def _on_grid(values: Mapping[str, Any], grid: Mapping[str, Any]) -> dict[str, Any]:
+    """Multiply the variants by the points of a grid; each variant becomes a curve.
+
+    Args:
+        values: of the study. Its baseline, what it isolates and the groups of its sweep follow the variants.
+        grid: ``axis``, the dotted name of the field that varies, and ``points``, the fields that each point sets, of
+            which ``axis`` is one. A sweep is run at the middle point.
+    """
+    axis, points = grid["axis"], list(grid["points"])
+    if missing := [point for point in points if axis not in point]:
+        raise ValueError(f"the grid has the axis {axis}, and its point {missing[0]} does not set it")
+    middle = len(points) // 2
+
+    def at(variant: str, point: Mapping[str, Any]) -> str:
+        value = point[axis]
+        return f"{variant}, {value[0] if isinstance(value, list) else value}"
+
+    def everywhere(pairs: Mapping[str, str]) -> dict[str, str]:
+        return {at(one, point): at(other, point) for one, other in pairs.items() for point in points}
+
+    names, baseline = list(values["variants"]), values["baseline"]
+    if isinstance(baseline, str):
+        baseline = {name: baseline for name in names if name != baseline}
+    found = {
+        **values,
+        "variants": {
+            at(name, point): {**overrides, **point}
+            for name, overrides in values["variants"].items()
+            for point in points
+        },
+        "baseline": everywhere(baseline),
+        "isolates": everywhere(values.get("isolates") or {}),
+        "curves": {name: [at(name, point) for point in points] for name in names},
+        "chart": "curves",
+        "axis": axis,
+    }
+    if (sweep := values.get("sweep")) is not None:
+        order = [points[middle], *points[:middle], *points[middle + 1 :]]
+        groups = {
+            group: [at(name, point) for point in order for name in members]
+            for group, members in sweep["groups"].items()
+        }
+        found["sweep"] = {**sweep, "groups": groups}
+    return found
 
 
 def _recipe_of(scale: str) -> Path:
-    """The recipe of a scale: one of ours, or any recipe by name or file."""
+    """The recipe of a scale, or any recipe by name or file."""
     scales, recipes = shipped("scale"), shipped("recipe")
     if scale in scales:
         return scales[scale]
@@ -67,12 +118,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file.
 
     Raises:
-        ValueError: where it holds something else.
+        ValueError: if the file holds something else.
     """
     try:
         values = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no YAML: {error}") from error
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds {values!r:.80}; it must map names to values")
     return values

@@ -1,8 +1,9 @@
-"""What is known of a study so far: its configuration, what became of each run, and what its variants cost.
+"""The record of a study: its configuration, the outcome of every run, the looks at them, and what variants cost.
 
 A record is a JSON file beside the report. Reports are made from it alone, on any machine, at any later time.
 """
 
+import base64
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
@@ -11,31 +12,40 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from localvit.studies.config import Claim, Resources, StudyConfig, StudyRun
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+
+from localvit.studies.claims import Claim, Price
+from localvit.studies.config import Resources, StudyConfig, StudyRun, Sweep
 from localvit.system.errors import LocalViTError
 from localvit.system.files import write_text
 from localvit.training import RunResult, read_result
 from localvit.training.overrides import run_config
 from localvit.training.record import git_state
+from localvit.training.run_folder import LOGITS
 
 RECORD, ERROR = "study.json", "error.txt"
-_VERSION = 1
+_VERSION = 2
+_READABLE = (1, 2)  # version 1 knew no looks, sweeps, or predictions
 
 
 class StudyError(LocalViTError):
-    """A study that cannot go on; what has finished is kept."""
+    """A study that cannot go on; whatever has finished is kept."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one run.
+    """The outcome of one run.
 
     Attributes:
-        variant: name of the variant; none for a run that others start from.
+        variant: name of the variant; None for a run that others start from.
         seed: of the run.
         folder: name of the run's folder, which ends with the hash of its configuration.
         result: of a finished run.
         error: why a run failed.
+        correct: which test images were classified correctly, as bits in base 64, led by their number and a colon; None
+            if that was not recorded.
     """
 
     variant: str | None
@@ -43,11 +53,59 @@ class Outcome:
     folder: str
     result: RunResult | None = None
     error: str | None = None
+    correct: str | None = None
 
     @property
     def status(self) -> Literal["finished", "failed", "missing"]:
-        """Finished runs have a result, failed ones an error, and those that are still to be trained neither."""
+        """Finished runs have a result, failed ones an error, and runs that are still to be trained neither."""
         return "finished" if self.result is not None else "failed" if self.error is not None else "missing"
+
+    @property
+    def loss(self) -> float | None:
+        """Cross-entropy of the images that judge a finished run; None if it was not recorded."""
+        if self.result is None:
+            return None
+        return self.result.test.get("loss", self.result.epochs[-1].get("val_loss"))
+
+    def correct_images(self) -> "NDArray[np.bool_] | None":
+        """Whether each test image was classified correctly, (M,); None if that was not recorded."""
+        if self.correct is None:
+            return None
+        images, _, bits = self.correct.partition(":")
+        packed = np.frombuffer(base64.b64decode(bits), dtype=np.uint8)
+        return np.unpackbits(packed, count=int(images)).astype(np.bool_)
+
+
+@dataclass(frozen=True)
+class SweepOutcome:
+    """What a sweep found with one value for one group of variants.
+
+    Attributes:
+        group: of variants.
+        value: of the field.
+        accuracies: percent of the validation images, of each seed of the sweep.
+        chosen: whether this value was chosen for the group.
+    """
+
+    group: str
+    value: float
+    accuracies: tuple[float, ...]
+    chosen: bool
+
+
+@dataclass(frozen=True)
+class Look:
+    """A look at the claims of a study.
+
+    Attributes:
+        seeds: number of seeds that every variant had finished.
+        time: in UTC, ISO 8601.
+        agreements: of each claim at that time: agrees, differs, equal or undecided.
+    """
+
+    seeds: int
+    time: str
+    agreements: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -59,7 +117,7 @@ class Costs:
         macs: multiply-accumulates of one image.
         training_images_per_second: measured on the study's machine, one process, with the recipe's batch and precision.
         inference_images_per_second: the same without gradients.
-        training_memory: bytes that a training step takes at its peak, model and optimizer included.
+        training_memory: peak bytes of a training step, including model and optimizer.
     """
 
     parameters: int
@@ -71,15 +129,18 @@ class Costs:
 
 @dataclass(frozen=True)
 class StudyRecord:
-    """A study and what is known of it.
+    """A study and everything known about it.
 
     Attributes:
-        config: the study.
+        config: the study, with the values that its sweep chose.
         outcomes: of all its runs, seed by seed.
-        costs: of each variant whose costs are known, by its name.
-        command: that was run, for whoever wants to repeat it.
-        machine: that the costs were measured on, in words.
+        costs: of each variant whose costs are known, by name.
+        command: the command that was run.
+        machine: the machine that measured the costs, in words.
         code: version and commit of this project.
+        plan: hash of the study as it was before any run (:meth:`StudyConfig.plan_hash`).
+        sweep: what the sweep found.
+        looks: the looks at the claims so far.
     """
 
     config: StudyConfig
@@ -88,6 +149,9 @@ class StudyRecord:
     command: str = ""
     machine: str = ""
     code: str = ""
+    plan: str = ""
+    sweep: tuple[SweepOutcome, ...] = ()
+    looks: tuple[Look, ...] = ()
 
     def save(self, folder: Path) -> None:
         """Write the record into the study's folder."""
@@ -99,15 +163,16 @@ class StudyRecord:
         """The record in a study's folder.
 
         Raises:
-            StudyError: where there is none, or one that this version does not read.
+            StudyError: if there is none, or one that this version cannot read.
         """
         path = folder / RECORD
         if not path.exists():
             raise StudyError(f"{folder} holds no study: there is no {RECORD} in it. Give folders that a study has made")
         try:
             values = json.loads(path.read_text())
-            if values["version"] != _VERSION:
-                raise StudyError(f"{path} has version {values['version']}; this localvit reads {_VERSION}")
+            if values["version"] not in _READABLE:
+                allowed = " and ".join(map(str, _READABLE))
+                raise StudyError(f"{path} has version {values['version']}; this localvit reads {allowed}")
             return cls(
                 config=_config(values["config"]),
                 outcomes=tuple(_outcome(outcome) for outcome in values["outcomes"]),
@@ -115,16 +180,22 @@ class StudyRecord:
                 command=values["command"],
                 machine=values["machine"],
                 code=values["code"],
+                plan=values.get("plan", ""),
+                sweep=tuple(
+                    SweepOutcome(**{**found, "accuracies": tuple(found["accuracies"])})
+                    for found in values.get("sweep", ())
+                ),
+                looks=tuple(Look(**look) for look in values.get("looks", ())),
             )
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise StudyError(f"{path} is no record of a study: {error}") from error
+            raise StudyError(f"{path} is not the record of a study: {error}") from error
 
 
 def merge(records: Sequence[StudyRecord]) -> list[StudyRecord]:
-    """One record for each study: those that differ in nothing but their seeds become one with the seeds of all."""
+    """One record per study: records that differ in their seeds only become one with all the seeds, looked at once."""
     groups: list[list[StudyRecord]] = []
     for record in records:
-        same = [group for group in groups if replace(group[0].config, seeds=record.config.seeds) == record.config]
+        same = [group for group in groups if _but_for_seeds(group[0].config) == _but_for_seeds(record.config)]
         if same:
             same[0].append(record)
         else:
@@ -132,7 +203,13 @@ def merge(records: Sequence[StudyRecord]) -> list[StudyRecord]:
     return [_merged(group) for group in groups]
 
 
+def _but_for_seeds(config: StudyConfig) -> StudyConfig:
+    return replace(config, seeds=[0, 1], looks=[], sweep=None)
+
+
 def _merged(records: Sequence[StudyRecord]) -> StudyRecord:
+    if len(records) == 1:
+        return records[0]
     outcomes: dict[tuple[str | None, int], Outcome] = {}
     for outcome in (outcome for record in records for outcome in record.outcomes):
         key = (outcome.variant, outcome.seed)
@@ -141,13 +218,13 @@ def _merged(records: Sequence[StudyRecord]) -> StudyRecord:
     seeds = sorted({seed for record in records for seed in record.config.seeds})
     return replace(
         records[0],
-        config=replace(records[0].config, seeds=seeds),
+        config=replace(records[0].config, seeds=seeds, looks=[]),
         outcomes=tuple(sorted(outcomes.values(), key=lambda outcome: outcome.seed)),
     )
 
 
 def code_version() -> str:
-    """Version and commit of this project, with a mark where files were changed since."""
+    """Version and commit of this project, marked if files have changed since the commit."""
     state = git_state()
     version = f"localvit {metadata.version('localvit')}"
     if state is None:
@@ -156,7 +233,7 @@ def code_version() -> str:
 
 
 def outcome_of(run: StudyRun) -> Outcome:
-    """What the folder of a run says has become of it."""
+    """The outcome of a run, from its folder."""
     error = run.folder / ERROR
     result = read_result(run.folder)
     return Outcome(
@@ -168,13 +245,27 @@ def outcome_of(run: StudyRun) -> Outcome:
     )
 
 
+def with_predictions(outcome: Outcome, runs: Path) -> Outcome:
+    """A finished outcome together with which test images were classified correctly, if its folder has the logits."""
+    path = runs / outcome.folder / LOGITS
+    if outcome.status != "finished" or not path.exists():
+        return outcome
+    tensors = load_file(path)
+    correct_M = tensors["logits_MK"].argmax(axis=1) == tensors["labels_M"]
+    bits = base64.b64encode(np.packbits(correct_M).tobytes()).decode()
+    return replace(outcome, correct=f"{len(correct_M)}:{bits}")
+
+
 def _config(values: dict[str, Any]) -> StudyConfig:
+    sweep = values.get("sweep")
     return StudyConfig(
         **{
             **values,
             "recipe": run_config(values["recipe"]),
             "claims": [Claim(**claim) for claim in values["claims"]],
+            "prices": [Price(**price) for price in values.get("prices", ())],
             "resources": Resources(**values["resources"]),
+            "sweep": None if sweep is None else Sweep(**sweep),
         }
     )
 

@@ -1,29 +1,43 @@
-"""From a study's configuration to its report; whatever stops it, what has finished is kept."""
+"""From the configuration of a study to its report. Whatever interrupts it, finished runs are kept."""
 
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 from rich.console import Console
 
 from localvit.data.sources import open_parts
-from localvit.studies.config import StudyConfig
-from localvit.studies.record import RECORD, Costs, StudyError, StudyRecord, code_version, merge, outcome_of
+from localvit.studies.choice import choose
+from localvit.studies.config import StudyConfig, StudyRun
+from localvit.studies.record import (
+    RECORD,
+    Costs,
+    Look,
+    StudyError,
+    StudyRecord,
+    SweepOutcome,
+    code_version,
+    merge,
+    outcome_of,
+    with_predictions,
+)
 from localvit.studies.reporting.report import write_report
-from localvit.studies.reporting.statistics import StudySummary, summarize
-from localvit.studies.reporting.terminal import StudyProgress, results_table
-from localvit.studies.running.costs import count, measure
+from localvit.studies.reporting.terminal import StudyProgress, claims_table, results_table
+from localvit.studies.running.costs import count, measure, what_costs
 from localvit.studies.running.runner import Backend, shard, train_runs
+from localvit.studies.statistics.summary import StudySummary, pooled_sd, summarize
 from localvit.system.machine import describe
 from localvit.training.record import command_line
 
 RUNS = "runs"
+_ALONE = (1, 1)
 
 
 def study_folder(study: StudyConfig, output: Path) -> Path:
-    """The folder of a study's report, beside the runs that it shares with other studies."""
+    """The folder of a study's report, next to the runs that it shares with other studies."""
     return output / f"{study.name}-{study.scale}"
 
 
@@ -33,57 +47,58 @@ def run_study(
     *,
     backend: Callable[[], Backend],
     console: Console,
-    part: tuple[int, int] = (1, 1),
+    part: tuple[int, int] = _ALONE,
     measured: bool = True,
     threads: int | None = None,
 ) -> StudySummary:
-    """Train what is missing, then show and write the results.
+    """Train what is missing, look by look, then show and write the results.
 
     Args:
         study: the study.
-        output: the folder of all studies, and of the runs that they share.
+        output: the folder of all studies and of the runs that they share.
         backend: opens what runs are trained on.
-        console: for progress and table.
-        part: number of a shard, from 1, and how many there are. One of several trains its runs and reports nothing.
-        measured: whether speed and memory are measured here, when all runs have ended.
-        threads: of the CPU that they are measured with, where runs do not say.
+        console: for progress and tables.
+        part: number of a shard, from 1, and the number of shards. A shard trains its runs and reports nothing.
+        measured: whether to measure speed and memory here once all runs have ended.
+        threads: CPU threads of the measurement, for runs that do not set their own.
 
     Returns:
-        What is known of the study now.
+        What the study has found so far.
 
     Raises:
-        ValueError: where a variant's model cannot be built; nothing is trained then.
-        StudyError: where another process works on the same; what has finished is kept.
+        ValueError: if the model of a variant cannot be built; nothing is trained then.
+        StudyError: if another process works on the same study, or a sweep has no result to choose from.
     """
     folder = study_folder(study, output)
     with _only_process_in(folder, part):
-        configs, num_classes = study.configs, _num_classes(study)
-        costs = {name: count(config, num_classes) for name, config in configs.items()} | _measured(study, folder)
-        _save(study, output, costs)
-        _train(study, output, backend, console, part)
-        summary = summarize(_save(study, output, costs))
-        if part != (1, 1):
+        session = _Session(study, output, console, part)
+        costs = session.counted()
+        if not session.choose(backend):
+            console.print("The sweep is not complete: run the same command again when all shards are done.")
+            return summarize(session.save(costs))
+        summary = session.train_look_by_look(backend, costs)
+        if part != _ALONE:
             console.print(f"When all shards are done: localvit report {folder}", soft_wrap=True, highlight=False)
             return summary
         if measured and not summary.missing and any(cost.training_images_per_second is None for cost in costs.values()):
             with console.status("Measuring speed and memory of the variants side by side"):
-                costs = measure(configs, num_classes, threads=threads)
-            summary = summarize(_save(study, output, costs))
+                costs = measure(session.study.configs, session.num_classes, threads=threads)
+            summary = summarize(session.save(costs))
         _show([summary], folder, console)
         return summary
 
 
 def report_studies(folders: Sequence[Path], output: Path | None, *, console: Console) -> list[StudySummary]:
-    """Write the report of a study anew, or one report for several.
+    """Write the report of a study anew, or one report for several studies.
 
     Args:
-        folders: of studies; runs that have finished since are looked for beside them. Those of one study with other
-            seeds become one.
-        output: folder of the report; the study's own by default, where there is but one.
+        folders: of studies. Runs next to them that have finished since are included. Folders of one study with
+            different seeds become one study.
+        output: folder of the report. Defaults to the study's own folder, if there is only one.
         console: for the tables.
 
     Raises:
-        StudyError: for a folder without a study, or several without ``output``.
+        StudyError: for a folder without a study, or for several folders without ``output``.
     """
     if output is None and len(folders) > 1:
         raise StudyError("one report for several studies needs a folder of its own; give it with --output")
@@ -95,22 +110,125 @@ def report_studies(folders: Sequence[Path], output: Path | None, *, console: Con
     return summaries
 
 
-def _train(
-    study: StudyConfig, output: Path, backend: Callable[[], Backend], console: Console, part: tuple[int, int]
-) -> None:
-    runs = shard(study.runs(output / RUNS), *part)
-    finished = sum(outcome_of(run).status == "finished" for run in runs)
-    if finished:
-        console.print(f"{finished} of {len(runs)} runs were finished before, in {output / RUNS}")
-    if finished < len(runs):
-        with StudyProgress(console, runs, finished=finished) as progress, backend() as workers:
-            train_runs(runs, workers, progress)
+def spread_so_far(study: StudyConfig, output: Path) -> float:
+    """Standard deviation of accuracy between seeds, in points, pooled over the runs of a study so far.
+
+    Raises:
+        StudyError: if fewer than two seeds have finished.
+    """
+    folder = study_folder(study, output)
+    spread = pooled_sd(_refreshed(folder)) if (folder / RECORD).exists() else None
+    if spread is None:
+        raise StudyError(
+            f"{folder} has no variant with two seeds yet, so the spread between seeds is not known; give it with --sd"
+        )
+    return spread
+
+
+class _Session:
+    """One call of a command that works on a study.
+
+    Args:
+        study: as planned.
+        output: the folder of all studies.
+        console: for progress.
+        part: see :func:`run_study`.
+
+    Attributes:
+        study: the study, with the choices of its sweep once they are made.
+    """
+
+    def __init__(self, study: StudyConfig, output: Path, console: Console, part: tuple[int, int]) -> None:
+        self.study, self.console, self.part = study, console, part
+        self.plan = study.plan_hash()
+        self.runs_folder, self.folder = output / RUNS, study_folder(study, output)
+        self.before = StudyRecord.load(self.folder) if (self.folder / RECORD).exists() else None
+        same_plan = self.before is not None and self.before.plan == self.plan
+        self.looks: tuple[Look, ...] = self.before.looks if self.before is not None and same_plan else ()
+        self.sweep: tuple[SweepOutcome, ...] = ()
+        first = next(iter(study.configs.values()))
+        # Opens the images, so that a missing folder is an error before anything is trained.
+        self.num_classes = len(open_parts(first.data, channels=first.input.channels).train.class_names)
+
+    def counted(self) -> dict[str, Costs]:
+        """The costs of all variants: those that an earlier call has measured, the others counted."""
+        costs = {name: count(config, self.num_classes) for name, config in self.study.configs.items()}
+        if self.before is None:
+            return costs
+        earlier = self.before.config.configs
+        return costs | {
+            name: self.before.costs[name]
+            for name, config in self.study.configs.items()
+            if name in self.before.costs and name in earlier and what_costs(earlier[name]) == what_costs(config)
+        }
+
+    def choose(self, backend: Callable[[], Backend]) -> bool:
+        """Run the sweep and take its choices. Returns whether the study may go on."""
+        if self.study.sweep is None:
+            return True
+        runs = self.study.sweep_runs(self.runs_folder)
+        self._train([run for values in runs.values() for of_value in values.values() for run in of_value], backend)
+        self.sweep = choose(runs)
+        if not self.sweep:
+            return False
+        axis = self.study.sweep.axis
+        self.study = self.study.with_choices({found.group: found.value for found in self.sweep if found.chosen})
+        for found in self.sweep:
+            if found.chosen:
+                self.console.print(f"{found.group}: {axis} {found.value:g}", highlight=False)
+        return True
+
+    def train_look_by_look(self, backend: Callable[[], Backend], costs: Mapping[str, Costs]) -> StudySummary:
+        """Train the seeds of one look after the other until every claim is decided."""
+        summary = summarize(self.save(costs))
+        for look in self.study.all_looks:
+            seeds = {*self.study.seeds[:look]}
+            self._train([run for run in self.study.runs(self.runs_folder) if run.seed in seeds], backend)
+            summary = summarize(self.save(costs))
+            if self.part != _ALONE and any(run.seed in seeds for run in summary.missing):
+                break  # other shards are still busy with this look
+            if all(known.seeds != look for known in self.looks):
+                agreements = {str(claim.claim): claim.agreement for claim in summary.claims}
+                self.looks += (Look(look, datetime.now(UTC).isoformat(timespec="seconds"), agreements),)
+                summary = summarize(self.save(costs))
+            if summary.stopped_at is not None and summary.stopped_at <= look:
+                break
+        return summary
+
+    def save(self, costs: Mapping[str, Costs]) -> StudyRecord:
+        """Write the record of everything known so far."""
+        outcomes = tuple(
+            with_predictions(outcome_of(run), self.runs_folder) for run in self.study.runs(self.runs_folder)
+        )
+        record = StudyRecord(
+            self.study,
+            outcomes,
+            dict(costs),
+            command_line(),
+            describe(),
+            code_version(),
+            self.plan,
+            self.sweep,
+            self.looks,
+        )
+        record.save(self.folder)
+        return record
+
+    def _train(self, runs: Sequence[StudyRun], backend: Callable[[], Backend]) -> None:
+        mine = shard(runs, *self.part)
+        finished = sum(outcome_of(run).status == "finished" for run in mine)
+        if finished:
+            self.console.print(f"{finished} of {len(mine)} runs were finished before, in {self.runs_folder}")
+        if finished < len(mine):
+            with StudyProgress(self.console, mine, finished=finished) as progress, backend() as workers:
+                train_runs(mine, workers, progress)
 
 
 def _show(summaries: Sequence[StudySummary], folder: Path, console: Console) -> None:
     page = write_report(summaries, folder)
     for summary in summaries:
         console.print(results_table(summary))
+        console.print(claims_table(summary))
         for outcome in summary.failed:
             console.print(f"[red]failed:[/] {outcome.variant or 'start'}, seed {outcome.seed}: ", end="")
             console.print((outcome.error or "").splitlines()[0], markup=False, highlight=False, soft_wrap=True)
@@ -119,35 +237,9 @@ def _show(summaries: Sequence[StudySummary], folder: Path, console: Console) -> 
     console.print(f"Report: {page.resolve()}", soft_wrap=True, highlight=False)
 
 
-def _num_classes(study: StudyConfig) -> int:
-    """Of the first variant's images, which also shows that they are there before anything is trained."""
-    config = next(iter(study.configs.values()))
-    return len(open_parts(config.data, channels=config.input.channels).train.class_names)
-
-
-def _measured(study: StudyConfig, folder: Path) -> dict[str, Costs]:
-    """Costs that an earlier call has measured of variants that are still the same."""
-    if not (folder / RECORD).exists():
-        return {}
-    before = StudyRecord.load(folder)
-    configs = before.config.configs
-    return {
-        name: before.costs[name]
-        for name, config in study.configs.items()
-        if name in before.costs and configs.get(name) == config
-    }
-
-
-def _save(study: StudyConfig, output: Path, costs: Mapping[str, Costs]) -> StudyRecord:
-    outcomes = tuple(outcome_of(run) for run in study.runs(output / RUNS))
-    record = StudyRecord(study, outcomes, dict(costs), command_line(), describe(), code_version())
-    record.save(study_folder(study, output))
-    return record
-
-
 def _refreshed(folder: Path) -> StudyRecord:
-    record = StudyRecord.load(folder)
-    now = {(run.variant, run.seed): outcome_of(run) for run in record.config.runs(folder.parent / RUNS)}
+    record, runs = StudyRecord.load(folder), folder.parent / RUNS
+    now = {(run.variant, run.seed): with_predictions(outcome_of(run), runs) for run in record.config.runs(runs)}
     outcomes = tuple(
         outcome if (found := now[outcome.variant, outcome.seed]).status == "missing" else found
         for outcome in record.outcomes
@@ -157,9 +249,9 @@ def _refreshed(folder: Path) -> StudyRecord:
 
 @contextlib.contextmanager
 def _only_process_in(folder: Path, part: tuple[int, int]) -> Iterator[None]:
-    """One process works on a study, or on each of its shards."""
+    """Let only one process work on a study, or on each of its shards."""
     folder.mkdir(parents=True, exist_ok=True)
-    name = ".lock" if part == (1, 1) else f".lock-{part[0]}-of-{part[1]}"
+    name = ".lock" if part == _ALONE else f".lock-{part[0]}-of-{part[1]}"
     try:
         with FileLock(folder / name, timeout=0):
             yield

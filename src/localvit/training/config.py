@@ -72,7 +72,7 @@ class TrainingConfig:
         freeze_batch_norm: whether batch norms keep the statistics of the checkpoint.
         checkpoint_minutes: most training time that an interruption within an epoch may cost.
         evaluate_every: number of epochs between evaluations on the held-out images, which must divide the total number
-            of epochs.
+            of epochs; 0 to evaluate after the last epoch only.
         score_test: whether to score the test images once, after the last epoch; there are some if data.validation is
             above 0.
     """
@@ -118,8 +118,8 @@ class TrainingConfig:
                 f"warmup_epochs is {self.warmup_epochs} of {self.epochs} epochs; "
                 "it must be fewer, so that training reaches its peak learning rate"
             )
-        require("evaluate_every", self.evaluate_every, at_least=1)
-        if self.total_epochs % self.evaluate_every:
+        require("evaluate_every", self.evaluate_every, at_least=0)
+        if self.evaluate_every and self.total_epochs % self.evaluate_every:
             raise ValueError(
                 f"evaluate_every is {self.evaluate_every} of {self.total_epochs} epochs; it must divide them, so that "
                 "the last epoch is evaluated"

@@ -25,7 +25,7 @@ def build_trainer(config: RunConfig, folder: Path, callbacks: Sequence[Callback]
         callbacks = [*callbacks, LearningRateMonitor("step")]
     return lightning.Trainer(
         max_epochs=training.total_epochs,
-        check_val_every_n_epoch=training.evaluate_every,
+        check_val_every_n_epoch=training.evaluate_every or training.total_epochs,
         precision=hardware.precision,
         gradient_clip_val=training.gradient_clip or None,
         accumulate_grad_batches=training.accumulate,

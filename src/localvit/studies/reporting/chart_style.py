@@ -7,7 +7,7 @@ import numpy as np
 
 from localvit.benchmark.look import COLOURS, GREY
 from localvit.studies.config import StudyConfig
-from localvit.studies.reporting.statistics import Interval
+from localvit.studies.statistics.contrast import Interval
 
 SYMBOLS = ("square", "diamond", "triangle-up", "star", "x", "cross", "triangle-down", "pentagon", "hexagram")
 DASHES = ("solid", "longdash", "dashdot", "dot", "longdashdot")
@@ -46,7 +46,7 @@ def _look(index: int) -> Look:
 
 
 def error_bar(interval: Interval, colour: str) -> dict[str, Any] | None:
-    """The 95 % interval around a mean; None if a single seed leaves it unknown."""
+    """The interval around a mean, or None if it is unknown."""
     if np.isnan(interval.low):
         return None
     return {

@@ -1,20 +1,18 @@
-"""The chart that a study chooses: a row a variant, a line over a field of the recipe, or rows beside their layers."""
-
-import textwrap
-from collections.abc import Mapping
-from typing import Any
+"""The chart that a study chooses: a row per variant, a line or curves over a field, or rows beside their layers."""
 
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from localvit.benchmark.look import BLUE, GREY, PALE, height_of_rows, label, rows_axis, style
+from localvit.benchmark.look import BLUE, COLOURS, GREY, PALE, height_of_rows, label, rows_axis, style
 from localvit.locality.localize import select_layers
+from localvit.studies.claims import field_words, number
 from localvit.studies.reporting.chart_style import error_bar, looks
-from localvit.studies.reporting.statistics import StudySummary, VariantSummary
-from localvit.training import ModelConfig, RunConfig
+from localvit.studies.statistics.contrast import Interval
+from localvit.studies.statistics.summary import StudySummary, VariantSummary
+from localvit.training import ModelConfig
 
-_DEPTH = 12  # of the paper's transformers that are made without saying it
+_DEPTH = 12  # of the paper's transformers, unless the arguments say otherwise
 
 
 def own_chart(summary: StudySummary) -> go.Figure:
@@ -26,13 +24,15 @@ def own_chart(summary: StudySummary) -> go.Figure:
             return _line(summary)
         case "layers":
             return _layers(summary)
+        case "curves":
+            return _curves(summary)
 
 
 def depthwise_layers(model: ModelConfig) -> tuple[list[bool], int]:
-    """Which layers have the depth-wise convolution, from the input on, and how many layers there are."""
+    """Which layers have the depth-wise convolution, from input to output, and the number of layers."""
     depths = model.arguments.get("depth", model.arguments.get("depths", _DEPTH))
     depth = sum(depths) if isinstance(depths, list | tuple) else int(depths)
-    if model.locality is None:  # as the model is: those of the paper have it everywhere
+    if model.locality is None:  # the models of the paper have it everywhere
         return [model.name.startswith("localvit")] * depth, depth
     chosen = select_layers(model.layers, depth)
     others = model.other_layers is not None and model.other_layers.depthwise
@@ -76,7 +76,7 @@ def _layers(summary: StudySummary) -> go.Figure:
 
 
 def _add_rows(figure: go.Figure, summary: StudySummary, variants: tuple[VariantSummary, ...], **place: int) -> None:
-    """A row a variant: mean and 95 % interval, and its seeds small below; a line at a single baseline."""
+    """A row per variant: mean and 95 % interval, with its seeds as small dots below; a line at a single baseline."""
     config, looked = summary.config, looks(summary.config)
     single = config.baseline if isinstance(config.baseline, str) else None
     for row, variant in enumerate(variants):
@@ -119,11 +119,12 @@ def _line(summary: StudySummary) -> go.Figure:
     """Accuracy over the numeric field ``axis`` of the recipe, with a band of the 95 % intervals."""
     config, figure = summary.config, go.Figure()
     axis = config.axis or ""
-    values = {variant.name: _number(config.variant_config(variant.name), axis) for variant in summary.variants}
+    values = {variant.name: number(config.variant_config(variant.name), axis) for variant in summary.variants}
+    shown = [name for names in config.curves.values() for name in names] or [*config.variants]
     points = sorted(
         (value, variant.name, variant.accuracies, variant.accuracy)
         for variant in summary.variants
-        if (value := values[variant.name]) is not None and variant.accuracy is not None
+        if variant.name in shown and (value := values[variant.name]) is not None and variant.accuracy is not None
     )
     known = [(x, accuracy) for x, _, _, accuracy in points if not np.isnan(accuracy.low)]
     figure.add_scatter(
@@ -162,15 +163,65 @@ def _line(summary: StudySummary) -> go.Figure:
         name="mean (hollow: baseline)",
     )
     style(figure, height=440)
-    figure.update_xaxes(title=textwrap.shorten(axis.rpartition(".")[2].replace("_", " "), 60))
+    figure.update_xaxes(title=field_words(axis))
     figure.update_xaxes(tickvals=sorted({x for x, *_ in points}))
     figure.update_yaxes(title="test accuracy, %")
     return figure
 
 
-def _number(config: RunConfig, name: str) -> float | None:
-    """The field of a run with a dotted name; none where it is no number or belongs to a part that is not there."""
-    value: Any = config
-    for part in name.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else getattr(value, part, None)
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+def _curves(summary: StudySummary) -> go.Figure:
+    """Accuracy of each curve over the numeric field ``axis``, and below it the gain of locality over its control."""
+    config = summary.config
+    figure = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.06, row_heights=[0.6, 0.4])
+    axis = config.axis or ""
+    position = {name: number(config.variant_config(name), axis) for name in config.variants}
+    for index, (curve, names) in enumerate(config.curves.items()):
+        look = GREY if index == 0 else COLOURS[(index - 1) % len(COLOURS)]
+        accuracies = [(position[name], summary.variant(name).accuracy) for name in names]
+        _add_band(figure, accuracies, look, label(curve), row=1)
+    gains = [(position[name], summary.isolated.get(name)) for name in config.isolates]
+    _add_band(figure, gains, BLUE, "gain of locality", row=2)
+    style(figure, height=620)
+    figure.add_hline(y=0, line={"color": GREY, "width": 1.5, "dash": "dash"}, row=2, col=1)
+    values = sorted({value for value in position.values() if value is not None})
+    ticks = {"type": "log", "tickvals": values, "ticktext": [f"{value:g}" for value in values]}
+    figure.update_xaxes(**ticks)
+    figure.update_xaxes(title=field_words(axis), row=2, col=1)
+    figure.update_yaxes(title="test accuracy, %", row=1, col=1)
+    figure.update_yaxes(title="gain, points", row=2, col=1)
+    return figure
+
+
+def _add_band(
+    figure: go.Figure, points: list[tuple[float | None, Interval | None]], colour: str, name: str, *, row: int
+) -> None:
+    """A line through means with a band of their 95 % intervals."""
+    known = sorted((x, interval) for x, interval in points if x is not None and interval is not None)
+    sure = [(x, interval) for x, interval in known if not np.isnan(interval.low)]
+    figure.add_scatter(
+        x=[x for x, _ in sure] + [x for x, _ in sure[::-1]],
+        y=[interval.high for _, interval in sure] + [interval.low for _, interval in sure[::-1]],
+        fill="toself",
+        fillcolor=colour,
+        opacity=0.15,
+        mode="lines",
+        line={"width": 0},
+        hoverinfo="skip",
+        showlegend=False,
+        legendgroup=name,
+        name=f"{name}, 95 % interval",
+        row=row,
+        col=1,
+    )
+    figure.add_scatter(
+        x=[x for x, _ in known],
+        y=[interval.mean for _, interval in known],
+        mode="lines+markers",
+        line={"color": colour, "width": 2.5},
+        name=name,
+        legendgroup=name,
+        customdata=[[interval.text()] for _, interval in known],
+        hovertemplate="%{x:,}: %{customdata[0]}",
+        row=row,
+        col=1,
+    )

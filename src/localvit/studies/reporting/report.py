@@ -1,4 +1,4 @@
-"""Writes what studies found: a page to look at, and the same results for GitHub, papers, spreadsheets and programs."""
+"""Writes the report of a study: a page, and the same results for GitHub, papers, spreadsheets and programs."""
 
 import json
 import re
@@ -11,15 +11,16 @@ import plotly.graph_objects as go
 import yaml
 
 from localvit.benchmark.look import chart_html, render
-from localvit.studies.reporting.charts import accuracy_against_cost, gains, learning_curves, own_chart
-from localvit.studies.reporting.statistics import StudySummary
+from localvit.studies.reporting.charts import accuracy_against_cost, effects, learning_curves, own_chart, sweep
 from localvit.studies.reporting.tables import claim_rows, frame, latex, results, variant_rows
 from localvit.studies.reporting.wording import agreement_word, answer, data_line
+from localvit.studies.statistics.summary import StudySummary
 from localvit.system.files import write_text
 
 _CHARTS: dict[str, Callable[[StudySummary], go.Figure]] = {
     "own-chart": own_chart,
-    "gains": gains,
+    "effects": effects,
+    "sweep": sweep,
     "accuracy-against-cost": accuracy_against_cost,
     "learning-curves": learning_curves,
 }
@@ -30,14 +31,14 @@ def write_report(summaries: Sequence[StudySummary], folder: Path) -> Path:
     """Write ``report.html``, ``report.md``, ``results.csv``, ``results.json`` and ``results.tex`` into ``folder``.
 
     Args:
-        summaries: of one study, for its own report; of several, for one with all of them.
-        folder: where to, made where there is none.
+        summaries: one study, or several for a common report.
+        folder: where to write; created if missing.
 
     Returns:
-        The path of the page.
+        Path of the page.
 
     Raises:
-        ValueError: for no study at all.
+        ValueError: if there is no study.
     """
     if not summaries:
         raise ValueError("there is no study to report; give at least one")
@@ -54,7 +55,7 @@ def write_report(summaries: Sequence[StudySummary], folder: Path) -> Path:
 
 
 def _prefixes(summaries: Sequence[StudySummary]) -> list[str]:
-    """What the ids of each study start with on a page; nothing for a study alone."""
+    """Prefix of the ids of each study on a page; empty for a single study."""
     if len(summaries) == 1:
         return [""]
     prefixes: list[str] = []
@@ -66,7 +67,7 @@ def _prefixes(summaries: Sequence[StudySummary]) -> list[str]:
 
 
 def _section(summary: StudySummary, prefix: str) -> dict[str, Any]:
-    """A study as the templates show it."""
+    """The values that the templates show for a study."""
     config, record = summary.config, summary.record
     return {
         "prefix": prefix,
@@ -77,6 +78,7 @@ def _section(summary: StudySummary, prefix: str) -> dict[str, Any]:
         "agreement": agreement_word(summary),
         "data_line": data_line(summary),
         "over": config.baseline if isinstance(config.baseline, str) else "the baseline",
+        "margin": config.margin,
         "rows": [
             (cells, summary.config.baseline_of(variant.name))
             for cells, variant in zip(variant_rows(summary), summary.variants, strict=True)
@@ -91,7 +93,7 @@ def _section(summary: StudySummary, prefix: str) -> dict[str, Any]:
 
 
 def _chart(figure: go.Figure, identifier: str) -> str:
-    """The chart as part of a page, or nothing where there is nothing to draw."""
+    """The chart as part of a page; empty if there is nothing to draw."""
     if not any(trace.x is not None and len(trace.x) for trace in figure.data if trace.type == "scatter"):
         return ""
     return chart_html(figure, identifier)

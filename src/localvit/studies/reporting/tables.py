@@ -1,18 +1,20 @@
-"""The results as plain data, as a pandas frame, and as rows for pages and papers."""
+"""Results as plain data, as a pandas frame, and as rows for pages and papers."""
 
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pandas as pd
 
 from localvit.studies.record import Costs
-from localvit.studies.reporting.statistics import ClaimSummary, Comparison, Interval, StudySummary, VariantSummary
-from localvit.studies.reporting.wording import MINUS, signed
+from localvit.studies.reporting.wording import MINUS, agreement_text, limit_text, signed, verdict_text
+from localvit.studies.statistics.contrast import Interval
+from localvit.studies.statistics.summary import ClaimSummary, ContrastSummary, StudySummary, VariantSummary
 
 NOTHING = "–"
+_NO_GAIN = Interval(0.0, 0.0, 0.0)
 MIB = 2**20
 _COSTS = ("training_images_per_second", "inference_images_per_second", "training_memory")
 _COLUMNS = {
@@ -20,7 +22,6 @@ _COLUMNS = {
     **{f"accuracy.{part}": f"accuracy_{part}" for part in ("mean", "low", "high")},
     "gain.over": "gain_over",
     **{f"gain.{part}": f"gain_{part}" for part in ("mean", "low", "high")},
-    **{f"gain.{part}": part for part in ("p_value", "p_holm", "verdict")},
     **{name: name for name in _COSTS},
 }
 _LATEX = {
@@ -32,14 +33,14 @@ _LATEX = {
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table: what it shows, and what it is sorted by; none where nothing is known."""
+    """A cell of a table: the text it shows, and the value it is sorted by (None if nothing is known)."""
 
     text: str
     value: float | str | None = None
 
 
 def results(summary: StudySummary) -> dict[str, Any]:
-    """A study's results as JSON has them: percent, points, bytes and images a second; None where nothing is known."""
+    """A study's results for JSON, in percent, points, bytes and images per second; None if something is not known."""
     config, record = summary.config, summary.record
     return {
         "study": config.name,
@@ -49,16 +50,26 @@ def results(summary: StudySummary) -> dict[str, Any]:
         "scale": config.scale,
         "question": config.question,
         "agreement": summary.agreement,
+        "locality": {name: {**_bounds(gain), "over": config.isolates[name]} for name, gain in summary.isolated.items()},
         "claims": [_claim(claim) for claim in summary.claims],
+        "prices": [
+            {**asdict(price.price), "ratios": dict(price.ratios), "agreement": price.agreement}
+            for price in summary.prices
+        ],
+        "seeds": len(config.seeds),
+        "stopped_at": summary.stopped_at,
+        "looks": [asdict(look) for look in record.looks],
+        "sweep": [asdict(outcome) for outcome in record.sweep],
         "failed": [{"variant": run.variant, "seed": run.seed, "error": run.error} for run in summary.failed],
         "missing": [{"variant": run.variant, "seed": run.seed} for run in summary.missing],
         "command": record.command,
         "machine": record.machine,
+        "plan": record.plan,
     }
 
 
 def frame(summaries: Sequence[StudySummary]) -> pd.DataFrame:
-    """All variants of all studies as a table with a column for each number; accuracies of runs by place of the seed."""
+    """All variants of all studies as a table with one number per column; accuracies of runs by place of the seed."""
     rows = pd.concat(
         [
             pd.json_normalize(found["variants"]).assign(study=found["study"], scale=found["scale"])
@@ -77,36 +88,41 @@ def frame(summaries: Sequence[StudySummary]) -> pd.DataFrame:
 
 
 def variant_rows(summary: StudySummary) -> list[list[Cell]]:
-    """A row a variant: name, parameters, MACs, accuracy, gain, Holm's p, verdict, two rates and memory in MiB."""
+    """A row per variant: name, parameters, MACs, accuracy, gain, two rates, and memory in MiB."""
     return [_row(summary, variant) for variant in summary.variants]
 
 
 def claim_rows(summary: StudySummary) -> list[list[str]]:
-    """A row a claim: the claim, the difference found, Holm's p, the agreement, and the points of the paper."""
-    return [
-        [
-            str(claim.claim),
-            NOTHING if claim.comparison is None else interval_text(claim.comparison.difference, sign=True),
-            NOTHING if claim.comparison is None else p_cell(claim.comparison.p_holm),
-            claim.agreement,
-            NOTHING if claim.claim.points is None else signed(claim.claim.points, 1),
-        ]
-        for claim in summary.claims
-    ]
+    """A row per contrast and price: what is claimed, difference, p, sign-flip p, P(A > B), look, verdict, the paper."""
+    rows = []
+    for claim in summary.claims:
+        if claim.expected > 1:
+            text = agreement_text(claim.agreement, [part.margin for part in claim.parts])
+            rows.append([f"{claim.claim}: each of {claim.expected}", *[""] * 5, text, ""])
+        rows += [_contrast_row(claim, part) for part in claim.parts]
+        if claim.expected == 1 and not claim.parts:
+            rows.append([str(claim.claim), *[NOTHING] * 5, claim.agreement, NOTHING])
+    for found in summary.prices:
+        for name, limit in found.price.limits().items():
+            ratio = found.ratios.get(name)
+            holds = "undecided" if ratio is None else "agrees" if ratio <= limit else "differs"
+            claimed = f"{limit_text(name)} of {found.price.of} at most {limit:g} times {found.price.than}'s"
+            rows.append([claimed, NOTHING if ratio is None else f"{ratio:.3f} times", *[""] * 4, holds, ""])
+    return rows
 
 
 def latex(summaries: Sequence[StudySummary]) -> str:
-    """A table for papers for each study; they need the package booktabs."""
+    """A table for papers per study, which needs the package booktabs."""
     return "\n".join(_latex_table(summary, alone=len(summaries) == 1) for summary in summaries)
 
 
 def latex_text(text: str) -> str:
-    """``text`` so that LaTeX prints it letter by letter."""
+    """``text`` escaped for LaTeX."""
     return "".join(_LATEX.get(character, character) for character in text)
 
 
 def interval_text(interval: Interval, *, sign: bool = False) -> str:
-    """Mean and half the width of the interval, which is left out where a single seed leaves it unknown."""
+    """Mean and half the width of the interval, if it is known."""
     mean = signed(interval.mean) if sign else f"{interval.mean:.2f}"
     return mean if math.isnan(interval.low) else f"{mean} ± {interval.high - interval.mean:.2f}"
 
@@ -127,7 +143,7 @@ def _variant(summary: StudySummary, variant: VariantSummary) -> dict[str, Any]:
             **_bounds(accuracy),
             "per_seed": [variant.accuracies[seed] for seed in _finished(summary, variant)],
         },
-        "gain": _no_gain() if baseline is None else None if variant.gain is None else _gain(variant.gain),
+        "gain": None if baseline and variant.gain is None else {**_bounds(variant.gain or _NO_GAIN), "over": baseline},
         **{name: None if costs is None else getattr(costs, name) for name in _COSTS},
         "seeds": _finished(summary, variant),
     }
@@ -146,47 +162,70 @@ def _known(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _gain(comparison: Comparison) -> dict[str, Any]:
-    return {
-        **_bounds(comparison.difference),
-        **{"p_value": _known(comparison.p_value), "p_holm": _known(comparison.p_holm)},
-        **{"verdict": comparison.verdict, "over": comparison.reference},
-    }
-
-
-def _no_gain() -> dict[str, Any]:
-    return {"mean": 0, "low": 0, "high": 0, "p_value": None, "p_holm": None, "verdict": "baseline", "over": None}
-
-
 def _claim(summary: ClaimSummary) -> dict[str, Any]:
-    claim, comparison = summary.claim, summary.comparison
+    claim = summary.claim
     return {
-        **{"better": claim.better, "than": claim.than, "points": claim.points, "agreement": summary.agreement},
-        "difference": None if comparison is None else _bounds(comparison.difference),
-        "p_value": None if comparison is None else _known(comparison.p_value),
-        "p_holm": None if comparison is None else _known(comparison.p_holm),
+        "claim": str(claim),
+        "finding": claim.finding,
+        "expect": claim.expect,
+        "agreement": summary.agreement,
+        "look": summary.look,
+        "parts": [
+            {
+                "contrast": part.contrast.name,
+                "weights": dict(part.contrast.weights),
+                **_bounds(part.difference),
+                "p_value": _known(part.p_value),
+                "p_sign_flip": part.p_sign_flip,
+                "p_improvement": part.p_improvement,
+                "loss": None if part.loss is None else _bounds(part.loss),
+                "image_share": part.image_share,
+                "seeds": part.seeds,
+                "verdict": part.verdict,
+                "look": part.look,
+                "margin": part.margin,
+                "points": claim.paper_points(part.contrast),
+            }
+            for part in summary.parts
+        ],
     }
+
+
+def _contrast_row(claim: ClaimSummary, part: ContrastSummary) -> list[str]:
+    points = claim.claim.paper_points(part.contrast)
+    if claim.expected > 1:
+        name, verdict = part.contrast.name, verdict_text(part)
+    elif claim.claim.expect == "any":
+        name, verdict = str(claim.claim), verdict_text(part)
+    else:
+        name, verdict = str(claim.claim), agreement_text(claim.agreement, [part.margin])
+    return [
+        name,
+        interval_text(part.difference, sign=True),
+        NOTHING if math.isnan(part.p_value) else p_cell(part.p_value),
+        NOTHING if part.p_sign_flip is None else p_cell(part.p_sign_flip),
+        NOTHING if part.p_improvement is None else f"{part.p_improvement:.2f}",
+        str(part.look or part.seeds),
+        verdict,
+        NOTHING if points is None else signed(points, 1),
+    ]
 
 
 def _row(summary: StudySummary, variant: VariantSummary) -> list[Cell]:
     costs, gain, accuracy = variant.costs, variant.gain, variant.accuracy
     if summary.config.baseline_of(variant.name) is None:
-        gain_cells = [Cell("baseline"), Cell(""), Cell("baseline", "baseline")]
+        gain_cell = Cell("baseline")
     elif gain is None:
-        gain_cells = [Cell(NOTHING)] * 3
+        gain_cell = Cell(NOTHING)
     else:
-        gain_cells = [
-            Cell(interval_text(gain.difference, sign=True), gain.difference.mean),
-            Cell(p_cell(gain.p_holm), gain.p_holm),
-            Cell(gain.verdict, gain.verdict),
-        ]
+        gain_cell = Cell(interval_text(gain, sign=True), gain.mean)
     memory = costs.training_memory if costs else None
     return [
         Cell(variant.name, variant.name),
         _count(costs.parameters if costs else None),
         _count(costs.macs if costs else None),
         Cell(NOTHING) if accuracy is None else Cell(interval_text(accuracy), accuracy.mean),
-        *gain_cells,
+        gain_cell,
         _count(costs.training_images_per_second if costs else None),
         _count(costs.inference_images_per_second if costs else None),
         _count(None if memory is None else memory / MIB),
@@ -204,8 +243,7 @@ def _latex_table(summary: StudySummary, *, alone: bool) -> str:
     config = summary.config
     over = f"over {config.baseline}" if isinstance(config.baseline, str) else "over the baseline"
     headers = [
-        *("Variant", r"Params (M)", r"MACs (M)", r"Accuracy (\%)", f"Gain {latex_text(over)}", r"Holm $p$"),
-        "Train (img/s)",
+        *("Variant", r"Params (M)", r"MACs (M)", r"Accuracy (\%)", f"Gain {latex_text(over)}", "Train (img/s)"),
     ]
     cells = [[_latex_cell(cell.text) for cell in row] for row in variant_rows(summary)]
     table = pd.DataFrame(
@@ -213,15 +251,16 @@ def _latex_table(summary: StudySummary, *, alone: bool) -> str:
             [
                 latex_text(variant.name),
                 *(("--", "--") if variant.costs is None else _millions(variant.costs)),
-                *(row[place] for place in (3, 4, 5, 7)),
+                *(row[place] for place in (3, 4, 5)),
             ]
             for variant, row in zip(summary.variants, cells, strict=True)
         ],
         columns=headers,
     )
     caption = (
-        f"{latex_text(config.question)} Test accuracy after the last epoch, mean over {len(config.seeds)} seeds $\\pm$ "
-        r"half the width of the 95\,\% interval; gains are paired by seed, $p$ after Holm's correction."
+        f"{latex_text(config.question)} Test accuracy after the last epoch, mean over "
+        f"{summary.stopped_at or len(config.seeds)} seeds $\\pm$ "
+        r"half the width of the 95\,\% interval over seeds and images; gains are paired by seed."
     )
     name = config.name if alone or not config.scale else f"{config.name}-{config.scale}"
     text: str = table.style.hide(axis="index").to_latex(

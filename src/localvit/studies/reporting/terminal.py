@@ -8,10 +8,14 @@ from rich.console import Console
 from rich.progress import TaskID
 from rich.table import Table
 
-from localvit.studies.config import StudyRun
+from localvit.studies.config import StudyConfig, StudyRun
 from localvit.studies.record import Outcome, outcome_of
-from localvit.studies.reporting.statistics import StudySummary, VariantSummary
+from localvit.studies.reporting.tables import claim_rows
+from localvit.studies.statistics.power import power
+from localvit.studies.statistics.summary import ALPHA, StudySummary, VariantSummary
 from localvit.system.progress import progress_bar
+
+_EFFECTS = (0.25, 0.5, 1.0, 2.0, 4.0)  # points
 
 
 class StudyProgress:
@@ -47,7 +51,8 @@ class StudyProgress:
         """Advance the bars of a run that has completed ``count`` epochs."""
         bar = self.bars[run]
         self.progress.advance(self.total, count - self._done(bar))
-        self.progress.update(bar, completed=count, description=f"{run}: {last['val_top1']:.1f} %")
+        accuracy = f": {last['val_top1']:.1f} %" if "val_top1" in last else ""
+        self.progress.update(bar, completed=count, description=f"{run}{accuracy}")
 
     def ended(self, run: StudyRun, outcome: Outcome) -> None:
         """Replace the bar of a run by a line."""
@@ -76,17 +81,60 @@ def results_table(summary: StudySummary) -> Table:
     """The results of a study as a Rich table with one row per variant."""
     table = Table(
         title=f"{summary.config.question}\n{summary.config.name}, scale {summary.config.scale}",
-        caption="± 95 % interval (Student's t over seeds). Gains are paired by seed, in points; verdicts at a level "
-        "of 5 %, corrected for all comparisons of the study. The report has more.",
+        caption="± 95 % interval over seeds and test images; gains are in points. The report has more.",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
     )
     table.add_column("variant")
     for header in ("parameters", "MACs", "accuracy %", "gain"):
         table.add_column(header, justify="right")
-    table.add_column("verdict")
     for variant in summary.variants:
         table.add_row(*_row(summary, variant))
+    return table
+
+
+def claims_table(summary: StudySummary) -> Table:
+    """The claims of a study as a Rich table with one row per contrast."""
+    table = Table(
+        caption="Intervals and p-values hold for all claims and looks together, at 95 % and 5 %.",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
+    table.add_column("claim")
+    table.add_column("difference", justify="right")
+    table.add_column("p", justify="right")
+    table.add_column("this study")
+    for name, difference, p, *_, verdict, _ in claim_rows(summary):
+        table.add_row(name, difference, p, verdict)
+    return table
+
+
+def power_table(study: StudyConfig, seed_sd: float) -> Table:
+    """The probability that each look finds an effect, for effects of several sizes and the claims of a study."""
+    table = Table(
+        title=f"{study.name}, scale {study.scale}: probability of finding an effect",
+        caption=f"For runs whose accuracy varies by {seed_sd:.2f} points (SD) between seeds; test images not counted.",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
+    table.add_column("claim")
+    table.add_column("effect, points", justify="right")
+    for look in study.all_looks:
+        table.add_column(f"{look} seeds", justify="right")
+    compared = len(study.variants) - len(study.landmarks)
+    for claim, contrasts in zip(study.tested, study.contrasts, strict=True):
+        for effect in _EFFECTS:
+            found = power(
+                effect,
+                looks=study.all_looks,
+                seed_sd=seed_sd,
+                weights=[*contrasts[0].weights.values()],
+                variants=compared,
+                alpha=ALPHA / len(study.tested),
+            )
+            table.add_row(
+                str(claim) if effect == _EFFECTS[0] else "", f"{effect:g}", *(f"{100 * p:.0f} %" for p in found)
+            )
     return table
 
 
@@ -98,6 +146,5 @@ def _row(summary: StudySummary, variant: VariantSummary) -> list[str]:
         f"{costs.parameters:,}" if costs else "",
         f"{costs.macs:,}" if costs else "",
         variant.accuracy.short_text() if variant.accuracy else "no run yet",
-        "" if gain is None else gain.difference.short_text(signed=True),
-        "baseline" if is_baseline else gain.verdict.removesuffix(" at this size") if gain else "",
+        "baseline" if is_baseline else "" if gain is None else gain.short_text(signed=True),
     ]

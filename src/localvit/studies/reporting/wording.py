@@ -1,44 +1,66 @@
-"""What a study found out, in sentences that people understand."""
+"""What a study found out, in sentences."""
 
 import math
 from collections.abc import Sequence
 
-from localvit.studies.reporting.statistics import Comparison, StudySummary, VariantSummary
+from localvit.studies.statistics.contrast import Interval
+from localvit.studies.statistics.summary import Agreement, ContrastSummary, StudySummary, VariantSummary, Verdict
 
 MINUS = "\N{MINUS SIGN}"
 _SPACE, _TIMES = "\N{NO-BREAK SPACE}", "\N{MULTIPLICATION SIGN}"
+_LIMITS = {
+    "parameters": "parameters",
+    "macs": "multiply-accumulates",
+    "training_time": "training time",
+    "training_memory": "training memory",
+}
 
 
 def answer(summary: StudySummary) -> list[str]:
-    """The answer to the question, whether it agrees with the paper, and what is not known yet: a sentence each."""
-    headline = _of_single(summary) if isinstance(summary.config.baseline, str) else _of_pairs(summary)
-    return [sentence for sentence in (headline, _agreement(summary), _incomplete(summary)) if sentence]
+    """The answer to the question, what became of the claims, and what is not known yet: a sentence each."""
+    if summary.isolated:
+        headline = [_of_locality(summary), _of_twins(summary)]
+    elif isinstance(summary.config.baseline, str):
+        headline = [_of_single(summary)]
+    else:
+        headline = [_of_pairs(summary)]
+    return [sentence for sentence in (*headline, _of_claims(summary), _incomplete(summary)) if sentence]
 
 
 def agreement_word(summary: StudySummary) -> str:
-    """Agreement with the paper in a word or two; what it does not claim, no study can agree with."""
+    """Agreement with the paper in a word or two; a study without claims cannot agree."""
     if summary.agreement is not None:
         return summary.agreement
     return "not tested" if summary.config.paper_finding else "not asked"
 
 
+def agreement_text(agreement: Agreement, margins: Sequence[float | None]) -> str:
+    """An agreement for tables: ``agrees``, ``differs``, ``undecided`` or ``equal within 0.5 points``."""
+    if agreement != "equal":
+        return agreement
+    known = [margin for margin in margins if margin is not None]
+    return f"equal within {max(known):g} points" if known else agreement
+
+
+def verdict_text(part: ContrastSummary) -> str:
+    """A verdict for tables: ``better``, ``worse``, ``equal within 0.5 points`` or ``no evidence at this size``."""
+    words: dict[Verdict, str] = {"better": "better", "worse": "worse", "undecided": "no evidence at this size"}
+    return words.get(part.verdict, f"equal within {part.margin or 0:g} points")
+
+
 def data_line(summary: StudySummary) -> str:
-    """What a study was made of: scale, images, variants and seeds."""
+    """What a study is made of: scale, images, variants and seeds."""
     config = summary.config
     scale = f"scale {config.scale}, " if config.scale else ""
-    seeds = ", ".join(map(str, config.seeds))
-    return f"{scale}images from {config.recipe.data.source}, {len(config.variants)} variants, seeds {seeds}"
+    used = config.seeds[: summary.stopped_at]
+    seeds = f"seeds {', '.join(map(str, used))}" if len(used) <= 5 else f"{len(used)} seeds"
+    return f"{scale}images from {config.recipe.data.source}, {len(config.variants)} variants, {seeds}"
 
 
 def signed(value: float, digits: int = 2) -> str:
-    """A difference, with its sign; what rounds to nothing has none."""
+    """A difference with its sign; none if it rounds to 0."""
     text = f"{value:+.{digits}f}"
     return text[1:] if float(text) == 0 else text.replace("-", MINUS)
-
-
-def p_text(p_value: float) -> str:
-    """A p-value behind its relation, as papers print it."""
-    return f"p{_SPACE}<{_SPACE}0.001" if p_value < 0.001 else f"p{_SPACE}={_SPACE}{p_value:.3f}"
 
 
 def listed(names: Sequence[str]) -> str:
@@ -46,10 +68,52 @@ def listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
+def limit_text(name: str) -> str:
+    """What a price limits, in words."""
+    return _LIMITS[name]
+
+
+def _of_locality(summary: StudySummary) -> str:
+    """Gain over the controls that differ in locality alone."""
+    (name, gain), *others = sorted(summary.isolated.items(), key=lambda item: -item[1].mean)
+    if not others:
+        return (
+            f"Locality itself brings {_gain(gain)}: that is what {name} reaches more than "
+            f"{summary.config.isolates[name]}, which differs in locality alone."
+        )
+    means = [gain.mean for gain in summary.isolated.values()]
+    surely = [gain for gain in summary.isolated.values() if gain.low > 0]
+    return (
+        f"Locality itself brings {signed(min(means))} to {signed(max(means))} points over controls that differ in "
+        f"locality alone; {len(surely)} of {len(means)} intervals lie above 0."
+    )
+
+
+def _of_twins(summary: StudySummary) -> str:
+    """Gain of the same variants over their baselines, in which more than locality differs."""
+    found = [
+        (name, baseline, gain)
+        for name in summary.isolated
+        if (baseline := summary.config.baseline_of(name)) and (gain := summary.variant(name).gain)
+    ]
+    if not found:
+        return ""
+    if len(found) == 1:
+        name, baseline, gain = found[0]
+        price = _price(summary.variant(name), summary.variant(baseline))
+        return f"The whole change from {baseline} to {name} brings {_gain(gain)}{price}."
+    means = [gain.mean for _, _, gain in found]
+    return f"The whole change from the baselines brings {signed(min(means))} to {signed(max(means))} points."
+
+
 def _of_single(summary: StudySummary) -> str:
     """The best variant against the only baseline."""
     baseline = summary.variant(str(summary.config.baseline))
-    others = [variant for variant in summary.variants if variant.name != baseline.name]
+    others = [
+        variant
+        for variant in summary.variants
+        if variant.name != baseline.name and variant.name not in summary.config.landmarks
+    ]
     known = sorted((v for v in others if v.accuracy is not None), key=_mean, reverse=True)
     if not known and baseline.accuracy is None:
         return "No run has finished yet."
@@ -57,99 +121,84 @@ def _of_single(summary: StudySummary) -> str:
         return f"{baseline.name}, the baseline, has no finished run yet, so there is nothing to compare with."
     if not known:
         return f"Only {baseline.name} has finished runs: it reaches {_percent(baseline)}."
-    of_all = f" of {len(others)} variants" if len(others) > 1 else ""
-    surely = [variant for variant in known if variant.gain is not None and variant.gain.verdict == "better"]
-    if surely:
-        best = surely[0]
-        subject = f"The best{of_all}, {best.name}," if of_all else best.name
-        if best is not known[0]:
-            many = f"{len(surely)}{of_all} {_is(surely)} better than {baseline.name};"
-            subject = (
-                f"{many} the best of these, {best.name}," if len(surely) > 1 else f"{many} it is {best.name}, which"
-            )
-    elif known[0].gain is not None and known[0].gain.verdict == "worse":
-        best = known[0]
-        subject = f"None{of_all} beats {baseline.name}; the nearest, {best.name}," if of_all else best.name
+    best = known[0]
+    if best.gain is None:
+        difference = f"{signed(_mean(best) - _mean(baseline))} points, with too few seeds of both for an interval"
     else:
-        best = known[0]
-        subject = f"There is no evidence at this size that any{of_all} beats {baseline.name}; the best, {best.name},"
-        if not of_all:
-            subject = f"There is no evidence at this size that {best.name} beats {baseline.name}; it"
-    return (
-        f"{subject} reaches {_percent(best)} where {baseline.name} reaches {_percent(baseline)}: "
-        f"{_points(best, baseline)}{_price(best, baseline)}."
+        difference = _gain(best.gain)
+    figures = (
+        f"reaches {_percent(best)}, and {baseline.name} {_percent(baseline)}: {difference}{_price(best, baseline)}"
     )
+    if best.gain is None or best.gain.low > 0:
+        return (
+            f"The best of {len(others)} variants, {best.name}, {figures}."
+            if len(others) > 1
+            else f"{best.name} {figures}."
+        )
+    beats = "beats" if best.gain.high < 0 else "surely beats"
+    if len(others) == 1:
+        return f"{best.name} does not {beats.replace('beats', 'beat')} {baseline.name}. It {figures}."
+    return f"None of {len(others)} variants {beats} {baseline.name}. The best, {best.name}, {figures}."
 
 
 def _of_pairs(summary: StudySummary) -> str:
-    """How many variants are better than their own baselines."""
+    """The gains of variants over their own baselines."""
     names = [name for name in summary.config.variants if summary.config.baseline_of(name) is not None]
-    found = {name: gain for name in names if (gain := summary.variant(name).gain) is not None}
-    if not found:
+    gains = {name: gain for name in names if (gain := summary.variant(name).gain) is not None}
+    if not gains:
         return "No variant has finished with its baseline on two seeds yet, so there is nothing to compare."
-    by_verdict = {
-        verdict: [name for name, gain in found.items() if gain.verdict == verdict]
-        for verdict in ("better", "worse", "no evidence at this size")
-    }
-    better, worse, unsure = by_verdict.values()
-    unknown = [name for name in names if name not in found]
-    parts = [
-        f"{len(better)} of {len(names)} variants {_is(better)} better than {_its(better)} ({listed(better)})"
-        if better
-        else f"None of {len(names)} variants is surely better than its baseline"
-    ]
-    if worse:
-        parts.append(f"{len(worse)} {_is(worse)} worse ({listed(worse)})")
-    if unsure:
-        parts.append(f"for {len(unsure)} there is no evidence at this size ({listed(unsure)})")
-    if unknown:
-        parts.append(f"{len(unknown)} cannot be compared yet ({listed(unknown)})")
-    means = [gain.difference.mean for gain in found.values()]
-    spread = f"gains go from {signed(min(means))} to {signed(max(means))} points"
-    return "; ".join([*parts, spread if len(means) > 1 else f"the gain is {signed(means[0])} points"]) + "."
-
-
-def _agreement(summary: StudySummary) -> str:
-    claims = summary.claims
-    if not claims:
-        return "" if summary.config.paper_finding else "The paper does not ask this."
-    whose = "the paper's " if summary.config.paper_finding else ""
-    if len(claims) == 1:
-        verb = {"agrees": "finds", "differs": "contradicts", "undecided": "can neither find nor contradict"}
-        return f"This study {verb[claims[0].agreement]} {whose or 'the '}one claim, {claims[0].claim}."
-    counts = [sum(claim.agreement == agreement for claim in claims) for agreement in ("agrees", "differs", "undecided")]
-    if counts[2] == len(claims):
-        return f"This study can decide none of {whose or 'the '}{len(claims)} claims."
-    finds, contradicts, leaves = (
-        "none" if count == 0 else "all" if count == len(claims) else str(count) for count in counts
+    means = [gain.mean for gain in gains.values()]
+    if len(means) == 1:
+        return f"{next(iter(gains))} gains {_gain(next(iter(gains.values())))} over its baseline."
+    higher = sum(mean > 0 for mean in means)
+    return (
+        f"{higher} of {len(names)} variants have a higher mean than their baselines; gains range from "
+        f"{signed(min(means))} to {signed(max(means))} points."
     )
-    parts = [f"finds {finds}", f"contradicts {contradicts}", *([f"cannot decide {leaves}"] if counts[2] else [])]
-    return f"Of {whose}{len(claims)} claims this study {listed(parts)}."
+
+
+def _of_claims(summary: StudySummary) -> str:
+    """How many claims the study finds, contradicts, and so on."""
+    found = [claim.agreement for claim in summary.claims] + [price.agreement for price in summary.prices]
+    if not summary.config.claims and not summary.config.prices:
+        counts = {
+            verdict_text(part): sum(verdict_text(p.parts[0]) == verdict_text(part) for p in summary.claims if p.parts)
+            for claim in summary.claims
+            for part in claim.parts
+        }
+        return f"Verdicts: {'; '.join(f'{count} {word}' for word, count in counts.items())}." if counts else ""
+    whose = "the paper's " if summary.config.paper_finding else "its "
+    words = {"agrees": "finds", "differs": "contradicts", "equal": "finds equality for", "undecided": "cannot decide"}
+    counts = {word: found.count(agreement) for agreement, word in words.items() if agreement in found}
+    claims = f"{len(found)} claims" if len(found) > 1 else "one claim"
+    if len(counts) == 1:
+        (word,) = counts
+        return f"This study {word} {'all of ' if len(found) > 1 else ''}{whose}{claims}."
+    return f"Of {whose}{claims}, this study {listed([f'{word} {count}' for word, count in counts.items()])}."
 
 
 def _incomplete(summary: StudySummary) -> str:
     runs, failed, missing = len(summary.record.outcomes), len(summary.failed), len(summary.missing)
+    seeds = len(summary.config.seeds)
+    if not failed and not missing:
+        stopped = summary.stopped_at
+        if stopped is None or stopped == seeds:
+            return ""
+        return f"The study stopped after {stopped} of {seeds} seeds, when every claim was decided."
     parts = [f"{failed} failed"] if failed else []
     parts += [f"{missing} {'is' if missing == 1 else 'are'} still to be trained"] if missing else []
-    return f"This is not the whole study: of {runs} runs {' and '.join(parts)}." if parts else ""
+    return f"This is not the whole study: of {runs} runs, {' and '.join(parts)}."
 
 
-def _points(variant: VariantSummary, baseline: VariantSummary) -> str:
-    if variant.gain is None:
-        difference = signed(_mean(variant) - _mean(baseline))
-        return f"{difference} points, with too few seeds of both for an interval"
-    seeds = variant.gain.seeds
-    on_both = f" on the {seeds} seeds of both" if {seeds} != {len(variant.accuracies), len(baseline.accuracies)} else ""
-    return f"{signed(variant.gain.difference.mean)} points{on_both} ({_certainty(variant.gain)})"
-
-
-def _certainty(comparison: Comparison) -> str:
-    low, high = signed(comparison.difference.low), signed(comparison.difference.high)
-    return f"95{_SPACE}% interval {low} to {high}, Holm-corrected {p_text(comparison.p_holm)}"
+def _gain(interval: Interval) -> str:
+    points = f"{signed(interval.mean)} points"
+    if math.isnan(interval.low):
+        return points
+    return f"{points} (95{_SPACE}% interval {signed(interval.low)} to {signed(interval.high)})"
 
 
 def _price(variant: VariantSummary, baseline: VariantSummary) -> str:
-    """What the variant costs beside the baseline, as far as it is known."""
+    """What the variant costs compared with the baseline, as far as it is known."""
     costs, reference = variant.costs, baseline.costs
     if costs is None or reference is None:
         return ""
@@ -169,11 +218,3 @@ def _mean(variant: VariantSummary) -> float:
 
 def _percent(variant: VariantSummary) -> str:
     return f"{_mean(variant):.2f}{_SPACE}%"
-
-
-def _is(names: Sequence[object]) -> str:
-    return "is" if len(names) == 1 else "are"
-
-
-def _its(names: Sequence[str]) -> str:
-    return "its baseline" if len(names) == 1 else "their baselines"

@@ -168,5 +168,5 @@ def _seconds(config: RunConfig, costs: Costs, images: Images | None) -> float | 
 
     training = config.training
     trained = training.total_epochs * images.train * per_image(costs.training_images_per_second)
-    evaluations = training.total_epochs // training.evaluate_every
+    evaluations = training.total_epochs // (training.evaluate_every or training.total_epochs)
     return trained + evaluations * images.val * per_image(costs.inference_images_per_second)

@@ -1,0 +1,1 @@
+"""Statistics of a study: contrasts of variants, looks at growing numbers of seeds, verdicts, and power."""
