@@ -24,6 +24,7 @@ pytestmark = pytest.mark.usefixtures("small_matrices")
 QUICK = ["--image-size", "32", "--batch-size", "2", "--rounds", "2", "--threads", "1", "--device", "cpu"]
 
 
+@pytest.mark.slow
 def test_models_are_measured_in_every_combination_that_can_be(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

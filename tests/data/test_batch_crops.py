@@ -72,7 +72,8 @@ def test_a_window_is_resized_as_by_torchvision_on_pillow(
             # Sums of steps may round to either side of a pixel's edge.
             assert (off_CHW > 0).float().mean() <= 0.2
         else:
-            assert off_CHW.max() <= 1  # Pillow's weights are integers
+            # Pillow's weights are integers, so either of the two passes may round a tie the other way.
+            assert off_CHW.max() <= 2
             assert off_CHW.float().mean() < 0.2
 
 

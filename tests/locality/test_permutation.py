@@ -103,6 +103,7 @@ def stepped(model: Any, x_BND: Tensor) -> list[Tensor]:
     return [out_BND.detach(), x_BND.grad, *gradients]
 
 
+@pytest.mark.slow
 def test_few_passes_and_compiled_training_take_the_same_step() -> None:
     torch.manual_seed(0)
     model = LocalityFeedForward(8, LocalityConfig(permuted=True, channel_attention="eca"), num_prefix_tokens=1)

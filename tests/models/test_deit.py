@@ -82,6 +82,7 @@ def test_exported_with_a_dynamic_batch_it_agrees_with_eager() -> None:
             torch.testing.assert_close(exported(images), model(images), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_compiled_with_gradient_checkpointing_on_varying_sizes() -> None:
     model = tiny(dynamic_img_size=True).train()
     model.set_grad_checkpointing(True)

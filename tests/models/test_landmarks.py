@@ -46,6 +46,7 @@ def test_the_small_resnet_keeps_the_resolution_of_small_images() -> None:
     assert not any(isinstance(module, nn.MaxPool2d) for module in model.modules())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LANDMARKS)
 def test_it_trains_on_digits(name: str, tmp_path: Path) -> None:
     config = RunConfig(

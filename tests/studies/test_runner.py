@@ -244,10 +244,10 @@ def _alive(group: int) -> bool:
 @pytest.mark.parametrize(
     ("number", "to_all", "workers"),
     [
-        (signal.SIGKILL, False, 1),
         *(
             pytest.param(number, to_all, workers, marks=pytest.mark.slow)
             for number, to_all, workers in (
+                (signal.SIGKILL, False, 1),
                 (signal.SIGINT, True, 0),
                 (signal.SIGTERM, False, 1),
                 (signal.SIGTERM, True, 0),

@@ -270,7 +270,7 @@ def test_a_dry_run_without_the_images_counts_all_the_same(study_file: Path) -> N
     printed = " ".join(ended.stdout.split())
     assert "6 of 6 runs to train" in printed
     assert ": about" not in printed
-    assert "The duration is unknown: /nowhere is not there" in printed
+    assert "The duration is unknown: /nowhere does not exist" in printed
 
 
 def test_shards_train_their_share_and_the_report_comes_from_all(
@@ -327,4 +327,4 @@ def test_help_explains_every_field(capsys: pytest.CaptureFixture[str]) -> None:
         "--jobs",
     ):
         assert field in printed
-    assert "at its highest, after the warm-up" in " ".join(printed.split())
+    assert "peak learning rate, after warm-up" in " ".join(printed.split())

@@ -254,8 +254,16 @@ def model_of(config: RunConfig) -> nn.Module:
     return built(json.dumps({name: parts[name] for name in ("model", "input")}))
 
 
-@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
-@pytest.mark.parametrize("scale", shipped("scale"))
+# Each study at the scales that its file names; the other scales are at most one --scale away, and slow.
+AT_SCALES = [
+    pytest.param(path, scale, id=f"{path.stem}-{scale}", marks=[] if scale in named else pytest.mark.slow)
+    for path in STUDIES
+    for named in [read_yaml(path).get("scales") or {"digits": {}}]
+    for scale in shipped("scale")
+]
+
+
+@pytest.mark.parametrize(("path", "scale"), AT_SCALES)
 def test_every_study_builds_every_variant_at_every_scale(path: Path, scale: str) -> None:
     study = study_at(read_yaml(path), scale)
     assert study.name == path.stem
@@ -271,11 +279,10 @@ def test_every_study_builds_every_variant_at_every_scale(path: Path, scale: str)
         assert localizations(model) or name in study.landmarks
 
 
-ISOLATING = [path for path in STUDIES if path.stem.startswith(("rq", "curve"))]
+ISOLATING = [case for case in AT_SCALES if str(case.id).startswith(("rq", "curve"))]
 
 
-@pytest.mark.parametrize("path", ISOLATING, ids=lambda path: path.stem)
-@pytest.mark.parametrize("scale", shipped("scale"))
+@pytest.mark.parametrize(("path", "scale"), ISOLATING)
 def test_the_control_of_a_network_with_locality_differs_from_it_in_locality_alone(path: Path, scale: str) -> None:
     study = study_at(read_yaml(path), scale)
     assert study.isolates

@@ -93,7 +93,7 @@ def test_an_interval_excludes_zero_exactly_if_p_is_below_five_percent() -> None:
     rng = np.random.default_rng(0)
     claims = [Claim("local", "base"), Claim("control", "base")]
     sides = set()
-    for _ in range(60):
+    for _ in range(25):
         effect = rng.uniform(0, 1.2)
         values = {name: (70 + effect * (name == "local") + 0.4 * rng.normal(size=4)).tolist() for name in NAMES}
         for claim in found(study(*claims, looks=[2, 3]), **values).claims:

@@ -24,6 +24,7 @@ print(faults(40))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library has other ways")
 def test_kept_memory_is_used_again_without_asking_the_system() -> None:
     kept, given_back = (

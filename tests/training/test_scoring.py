@@ -221,6 +221,7 @@ def test_a_run_interrupted_between_evaluations_ends_with_the_same_bits(
     assert all(map(torch.equal, logits_of(folder), logits_of(tmp_path)))
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_logits_of_one(tmp_path: Path) -> None:
     """Their batches hold other images, so the last digits may differ; order and images do not."""
     path = tmp_path / "recipe.yaml"

@@ -148,6 +148,7 @@ def test_a_model_without_locality_is_copied() -> None:
     assert largest_difference(model, fused, torch.randn(1, 3, 32, 32)) == 0
 
 
+@pytest.mark.slow
 def test_exported_and_compiled_it_gives_the_same() -> None:
     model = trained(timm.create_model("localvit_tiny_patch16_224", depth=2, img_size=64, num_classes=5))
     fused = localvit.fuse(model)

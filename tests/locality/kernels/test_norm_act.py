@@ -62,8 +62,15 @@ def test_a_step_is_that_of_the_plain_modules(
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
+COMPILED = [
+    pytest.param("none", 1e-9, marks=pytest.mark.slow),
+    pytest.param("eca", 1e-9, marks=pytest.mark.slow),
+    ("se", 1e-6),
+]
+
+
 # The compiler's own gradient of a hard sigmoid has a sixth of single precision, here and in the plain modules.
-@pytest.mark.parametrize(("attention", "tolerance"), [("none", 1e-9), ("eca", 1e-9), ("se", 1e-6)])
+@pytest.mark.parametrize(("attention", "tolerance"), COMPILED)
 def test_compiled_it_is_the_same_step(attention: ChannelAttention, tolerance: float) -> None:
     torch.manual_seed(0)
     model = LocalityFeedForward(8, LocalityConfig(channel_attention=attention), num_prefix_tokens=1).double().train()
