@@ -228,8 +228,8 @@ def test_equality_is_told_with_its_margin(tmp_path: Path) -> None:
     alike = {"DeiT": (93.0, 94.0, 93.5), "no depth-wise": (93.1, 93.9, 93.5), ODD: (92.9, 94.1, 93.5)}
     values, _, markdown, _ = read(tmp_path, accuracies=alike, margin=1.0)
     assert [claim["agreement"] for claim in values["claims"]] == ["equal"] * 3
-    assert markdown.count("equal within 1 points") == 3
-    assert "Differences within 1 points count as equal." in markdown
+    assert markdown.count("equal within 1 point ") == 3
+    assert "Differences within 1 point count as equal." in markdown
     assert sentences(accuracies=alike, margin=1.0)[1] == "This study finds equality for all of the paper's 3 claims."
 
 

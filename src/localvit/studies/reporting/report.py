@@ -13,7 +13,7 @@ import yaml
 from localvit.benchmark.look import chart_html, render
 from localvit.studies.reporting.charts import accuracy_against_cost, effects, learning_curves, own_chart, sweep
 from localvit.studies.reporting.tables import claim_rows, frame, latex, results, variant_rows
-from localvit.studies.reporting.wording import agreement_word, answer, data_line
+from localvit.studies.reporting.wording import agreement_word, answer, data_line, points
 from localvit.studies.statistics.summary import StudySummary
 from localvit.system.files import write_text
 
@@ -78,7 +78,7 @@ def _section(summary: StudySummary, prefix: str) -> dict[str, Any]:
         "agreement": agreement_word(summary),
         "data_line": data_line(summary),
         "over": config.baseline if isinstance(config.baseline, str) else "the baseline",
-        "margin": config.margin,
+        "margin": points(config.margin) if config.margin else "",
         "rows": [
             (cells, summary.config.baseline_of(variant.name))
             for cells, variant in zip(variant_rows(summary), summary.variants, strict=True)

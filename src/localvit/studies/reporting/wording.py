@@ -39,13 +39,18 @@ def agreement_text(agreement: Agreement, margins: Sequence[float | None]) -> str
     if agreement != "equal":
         return agreement
     known = [margin for margin in margins if margin is not None]
-    return f"equal within {max(known):g} points" if known else agreement
+    return f"equal within {points(max(known))}" if known else agreement
 
 
 def verdict_text(part: ContrastSummary) -> str:
     """A verdict for tables: ``better``, ``worse``, ``equal within 0.5 points`` or ``no evidence at this size``."""
     words: dict[Verdict, str] = {"better": "better", "worse": "worse", "undecided": "no evidence at this size"}
-    return words.get(part.verdict, f"equal within {part.margin or 0:g} points")
+    return words.get(part.verdict, f"equal within {points(part.margin or 0)}")
+
+
+def points(margin: float) -> str:
+    """A margin with its unit: ``0.5 points``, ``1 point``."""
+    return f"{margin:g} point" if margin == 1 else f"{margin:g} points"
 
 
 def data_line(summary: StudySummary) -> str:
@@ -191,10 +196,10 @@ def _incomplete(summary: StudySummary) -> str:
 
 
 def _gain(interval: Interval) -> str:
-    points = f"{signed(interval.mean)} points"
+    gain = f"{signed(interval.mean)} points"
     if math.isnan(interval.low):
-        return points
-    return f"{points} (95{_SPACE}% interval {signed(interval.low)} to {signed(interval.high)})"
+        return gain
+    return f"{gain} (95{_SPACE}% interval {signed(interval.low)} to {signed(interval.high)})"
 
 
 def _price(variant: VariantSummary, baseline: VariantSummary) -> str:
