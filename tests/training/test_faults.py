@@ -221,7 +221,14 @@ class _SignalAt(Callback):
             signal.raise_signal(signal.SIGTERM)
 
 
-@pytest.mark.parametrize("hook", ["on_validation_end", "on_validation_epoch_end", "on_before_zero_grad"])
+@pytest.mark.parametrize(
+    "hook",
+    [
+        "on_validation_end",
+        pytest.param("on_validation_epoch_end", marks=pytest.mark.slow),
+        pytest.param("on_before_zero_grad", marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_at_any_moment_is_reported_and_costs_nothing(hook: str, whole: Path, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         run(CONFIG, tmp_path, callbacks=[_SignalAt(hook)])

@@ -60,6 +60,9 @@ def test_models_are_listed_with_the_published_costs(capsys: pytest.CaptureFixtur
     assert len([name for name in listed if name.startswith("localvit")]) == 9
     assert {entry["baseline"] for entry in listed.values()} - {None} <= listed.keys()
 
+
+@pytest.mark.slow
+def test_models_are_listed_in_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models"]) == 0
     printed = capsys.readouterr().out
     assert "1,266,475,008" in printed

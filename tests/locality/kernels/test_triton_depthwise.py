@@ -202,6 +202,7 @@ def test_running_statistics_are_constants(
     Case((2, 3, 4, 3), 3, activation, exact, device, training=False).check(kernels)
 
 
+@pytest.mark.slow
 def test_gradients_are_numerical_gradients(kernels: ModuleType) -> None:
     if not kernels.INTERPRETED:
         pytest.skip("gradcheck needs float64")
