@@ -103,10 +103,10 @@ def test_the_variance_of_images_is_that_of_crossed_random_effects() -> None:
 def test_images_that_every_run_gets_right_add_nothing() -> None:
     correct_VSM = np.ones((2, 4, 30), dtype=bool)
     correct_VSM[0, :, :3] = False
-    all_seeds_alike = estimate(100 * correct_VSM.mean(axis=2), (1, -1), correct_VSM, Spread(1.0, 6, 1.0))
+    all_seeds_alike = estimate(100 * correct_VSM.mean(axis=2), (1, -1), correct_VSM, Spread(1.0, 6))
     assert all_seeds_alike.variance_of_images > 0, "other images would have other hard ones among them"
     correct_VSM[:] = True
-    assert estimate(100 * correct_VSM.mean(axis=2), (1, -1), correct_VSM, Spread(1.0, 6, 1.0)).variance_of_images == 0
+    assert estimate(100 * correct_VSM.mean(axis=2), (1, -1), correct_VSM, Spread(1.0, 6)).variance_of_images == 0
 
 
 def test_differences_that_do_not_vary_are_no_evidence() -> None:

@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from scipy import stats
 
 from localvit.studies.claims import Claim, Price
 from localvit.studies.config import StudyConfig
-from localvit.studies.record import Costs, Outcome, StudyRecord
+from localvit.studies.record import Costs, Look, Outcome, StudyRecord, merge
 from localvit.studies.statistics.summary import Agreement, StudySummary, summarize
 from localvit.training import RunResult
 
@@ -222,6 +223,31 @@ def test_landmarks_take_part_in_no_statistics() -> None:
     assert [str(claim.claim) for claim in summary.claims] == ["local against base"]
     assert summary.pooled
     assert summary.variant("linear").accuracy is not None
+
+
+def test_a_question_without_an_expectation_can_neither_agree_nor_differ() -> None:
+    names = ("base", "local")
+    assert (
+        found(study(Claim("local", "base", expect="any"), names=names), base=BASE, local=shifted(-1)).agreement is None
+    )
+    both = study(Claim("local", "base", expect="any"), Claim("base", "local"), names=names)
+    assert found(both, base=BASE, local=shifted(-1)).agreement == "agrees"
+
+
+def test_records_with_other_seeds_become_one_that_was_never_looked_at() -> None:
+    config = study(Claim("local", "base"), names=("base", "local"), seeds=[0, 1], looks=[])
+    looks = (Look(2, "2026-01-01T00:00:00+00:00", {"local > base": "undecided"}),)
+    records = [
+        StudyRecord(
+            replace(config, seeds=seeds),
+            tuple(outcome(name, s, 70.0 + s) for name in ("base", "local") for s in seeds),
+            looks=looks,
+        )
+        for seeds in ([0, 1], [2, 3])
+    ]
+    (merged,) = merge(records)
+    assert (merged.config.seeds, merged.looks) == ([0, 1, 2, 3], ())
+    assert merge(records[:1]) == records[:1]
 
 
 def test_locality_is_isolated_by_its_control() -> None:

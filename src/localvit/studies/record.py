@@ -219,6 +219,7 @@ def _merged(records: Sequence[StudyRecord]) -> StudyRecord:
     return replace(
         records[0],
         config=replace(records[0].config, seeds=seeds, looks=[]),
+        looks=(),
         outcomes=tuple(sorted(outcomes.values(), key=lambda outcome: outcome.seed)),
     )
 

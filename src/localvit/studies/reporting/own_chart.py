@@ -1,5 +1,7 @@
 """The chart that a study chooses: a row per variant, a line or curves over a field, or rows beside their layers."""
 
+from typing import Any
+
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -126,18 +128,7 @@ def _line(summary: StudySummary) -> go.Figure:
         for variant in summary.variants
         if variant.name in shown and (value := values[variant.name]) is not None and variant.accuracy is not None
     )
-    known = [(x, accuracy) for x, _, _, accuracy in points if not np.isnan(accuracy.low)]
-    figure.add_scatter(
-        x=[x for x, _ in known] + [x for x, _ in known[::-1]],
-        y=[accuracy.high for _, accuracy in known] + [accuracy.low for _, accuracy in known[::-1]],
-        fill="toself",
-        fillcolor=BLUE,
-        opacity=0.15,
-        mode="lines",
-        line={"width": 0},
-        hoverinfo="skip",
-        name="95 % interval",
-    )
+    _add_band(figure, [(x, accuracy) for x, _, _, accuracy in points], BLUE, name="95 % interval")
     seeds = [(x, name, seed, value) for x, name, accuracies, _ in points for seed, value in accuracies.items()]
     figure.add_scatter(
         x=[x for x, *_ in seeds],
@@ -178,9 +169,9 @@ def _curves(summary: StudySummary) -> go.Figure:
     for index, (curve, names) in enumerate(config.curves.items()):
         look = GREY if index == 0 else COLOURS[(index - 1) % len(COLOURS)]
         accuracies = [(position[name], summary.variant(name).accuracy) for name in names]
-        _add_band(figure, accuracies, look, label(curve), row=1)
+        _add_line(figure, accuracies, look, label(curve), row=1)
     gains = [(position[name], summary.isolated.get(name)) for name in config.isolates]
-    _add_band(figure, gains, BLUE, "gain of locality", row=2)
+    _add_line(figure, gains, BLUE, "gain of locality", row=2)
     style(figure, height=620)
     figure.add_hline(y=0, line={"color": GREY, "width": 1.5, "dash": "dash"}, row=2, col=1)
     values = sorted({value for value in position.values() if value is not None})
@@ -192,36 +183,36 @@ def _curves(summary: StudySummary) -> go.Figure:
     return figure
 
 
-def _add_band(
+def _add_line(
     figure: go.Figure, points: list[tuple[float | None, Interval | None]], colour: str, name: str, *, row: int
 ) -> None:
     """A line through means with a band of their 95 % intervals."""
     known = sorted((x, interval) for x, interval in points if x is not None and interval is not None)
-    sure = [(x, interval) for x, interval in known if not np.isnan(interval.low)]
-    figure.add_scatter(
-        x=[x for x, _ in sure] + [x for x, _ in sure[::-1]],
-        y=[interval.high for _, interval in sure] + [interval.low for _, interval in sure[::-1]],
-        fill="toself",
-        fillcolor=colour,
-        opacity=0.15,
-        mode="lines",
-        line={"width": 0},
-        hoverinfo="skip",
-        showlegend=False,
-        legendgroup=name,
-        name=f"{name}, 95 % interval",
-        row=row,
-        col=1,
-    )
+    options = {"legendgroup": name, "row": row, "col": 1}
+    _add_band(figure, known, colour, name=f"{name}, 95 % interval", showlegend=False, **options)
     figure.add_scatter(
         x=[x for x, _ in known],
         y=[interval.mean for _, interval in known],
         mode="lines+markers",
         line={"color": colour, "width": 2.5},
         name=name,
-        legendgroup=name,
         customdata=[[interval.text()] for _, interval in known],
         hovertemplate="%{x:,}: %{customdata[0]}",
-        row=row,
-        col=1,
+        **options,
+    )
+
+
+def _add_band(figure: go.Figure, points: list[tuple[float, Interval]], colour: str, **options: Any) -> None:
+    """A band of the intervals at ascending positions, leaving out those that are not known."""
+    known = [(x, interval) for x, interval in points if not np.isnan(interval.low)]
+    figure.add_scatter(
+        x=[x for x, _ in known] + [x for x, _ in known[::-1]],
+        y=[interval.high for _, interval in known] + [interval.low for _, interval in known[::-1]],
+        fill="toself",
+        fillcolor=colour,
+        opacity=0.15,
+        mode="lines",
+        line={"width": 0},
+        hoverinfo="skip",
+        **options,
     )

@@ -1,6 +1,7 @@
 """What a study found out, in sentences."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 from localvit.studies.statistics.contrast import Interval
@@ -134,16 +135,13 @@ def _of_single(summary: StudySummary) -> str:
     figures = (
         f"reaches {_percent(best)}, and {baseline.name} {_percent(baseline)}: {difference}{_price(best, baseline)}"
     )
+    alone = len(others) == 1
     if best.gain is None or best.gain.low > 0:
-        return (
-            f"The best of {len(others)} variants, {best.name}, {figures}."
-            if len(others) > 1
-            else f"{best.name} {figures}."
-        )
-    beats = "beats" if best.gain.high < 0 else "surely beats"
-    if len(others) == 1:
-        return f"{best.name} does not {beats.replace('beats', 'beat')} {baseline.name}. It {figures}."
-    return f"None of {len(others)} variants {beats} {baseline.name}. The best, {best.name}, {figures}."
+        return f"{best.name} {figures}." if alone else f"The best of {len(others)} variants, {best.name}, {figures}."
+    surely = "" if best.gain.high < 0 else "surely "
+    if alone:
+        return f"{best.name} does not {surely}beat {baseline.name}. It {figures}."
+    return f"None of {len(others)} variants {surely}beats {baseline.name}. The best, {best.name}, {figures}."
 
 
 def _of_pairs(summary: StudySummary) -> str:
@@ -164,14 +162,10 @@ def _of_pairs(summary: StudySummary) -> str:
 
 def _of_claims(summary: StudySummary) -> str:
     """How many claims the study finds, contradicts, and so on."""
-    found = [claim.agreement for claim in summary.claims] + [price.agreement for price in summary.prices]
-    if not summary.config.claims and not summary.config.prices:
-        counts = {
-            verdict_text(part): sum(verdict_text(p.parts[0]) == verdict_text(part) for p in summary.claims if p.parts)
-            for claim in summary.claims
-            for part in claim.parts
-        }
-        return f"Verdicts: {'; '.join(f'{count} {word}' for word, count in counts.items())}." if counts else ""
+    found = summary.agreements
+    if not found:
+        verdicts = Counter(verdict_text(part) for claim in summary.claims for part in claim.parts)
+        return f"Verdicts: {'; '.join(f'{count} {word}' for word, count in verdicts.items())}." if verdicts else ""
     whose = "the paper's " if summary.config.paper_finding else "its "
     words = {"agrees": "finds", "differs": "contradicts", "equal": "finds equality for", "undecided": "cannot decide"}
     counts = {word: found.count(agreement) for agreement, word in words.items() if agreement in found}

@@ -17,7 +17,7 @@ from scipy import optimize, stats
 CONFIDENCE = 0.95
 _DECIMALS = 9  # of percentages; what lies beyond is rounding noise
 _SMALLEST_LEVEL = 1e-15
-_LARGEST_EXACT = 16  # seeds, whose 65,536 sign patterns are enumerated
+MOST_SEEDS_TO_FLIP = 16  # seeds, whose 65,536 sign patterns are enumerated
 
 Floats = NDArray[np.float64]
 
@@ -107,12 +107,10 @@ class Spread:
     Attributes:
         variance: of one accuracy, in points squared, after the means of variants and seeds are taken out.
         df: degrees of freedom.
-        p_equal: of a Brown-Forsythe test that the variance is the same in all variants.
     """
 
     variance: float
     df: int
-    p_equal: float
 
 
 def pool(accuracies_VS: Floats) -> Spread | None:
@@ -135,7 +133,7 @@ def pool(accuracies_VS: Floats) -> Spread | None:
     if variance == 0:
         return None
     p_equal = float(stats.levene(*accuracies_VS, center="median").pvalue)
-    return Spread(variance, df, p_equal) if not p_equal < 1 - CONFIDENCE else None
+    return None if p_equal < 1 - CONFIDENCE else Spread(variance, df)
 
 
 def estimate(
@@ -181,8 +179,8 @@ def sign_flip_p_value(values_S: Floats) -> float:
         ValueError: for more than 16 seeds.
     """
     seeds = len(values_S)
-    if seeds > _LARGEST_EXACT:
-        raise ValueError(f"got {seeds} seeds; the exact test enumerates sign patterns of up to {_LARGEST_EXACT}")
+    if seeds > MOST_SEEDS_TO_FLIP:
+        raise ValueError(f"got {seeds} seeds; the exact test enumerates sign patterns of up to {MOST_SEEDS_TO_FLIP}")
     signs_PS = 1 - 2 * ((np.arange(2**seeds)[:, None] >> np.arange(seeds)) & 1)
     sums_P = np.abs(signs_PS @ values_S)
     return float(np.mean(np.round(sums_P, _DECIMALS) >= np.round(abs(values_S.sum()), _DECIMALS)))

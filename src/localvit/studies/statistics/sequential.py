@@ -5,7 +5,7 @@ share of the error rate alpha, here by the spending function of Lan and DeMets (
 boundaries of O'Brien and Fleming (Biometrics 1979): strict early, nearly the full alpha at the last look. See Jennison
 and Turnbull, Group Sequential Methods (2000), chapters 2 and 7.
 
-Shape suffixes: K looks, G nodes of the numerical integration.
+Shape suffix: G nodes of the numerical integration.
 """
 
 import functools

@@ -12,6 +12,7 @@ from localvit.studies.config import StudyConfig
 from localvit.studies.record import Costs, Outcome, StudyRecord
 from localvit.studies.statistics.contrast import (
     CONFIDENCE,
+    MOST_SEEDS_TO_FLIP,
     Estimate,
     Floats,
     Interval,
@@ -25,7 +26,6 @@ from localvit.studies.statistics.sequential import nominal_levels, sequential_p_
 from localvit.training.history import Epoch
 
 ALPHA = 1 - CONFIDENCE
-_MOST_SEEDS_TO_FLIP = 16
 
 Verdict = Literal["better", "worse", "equal", "undecided"]
 Agreement = Literal["agrees", "differs", "equal", "undecided"]
@@ -181,14 +181,20 @@ class StudySummary:
 
     @property
     def agreement(self) -> Agreement | None:
-        """With everything claimed: agrees if every claim and price does, differs if one does; None without claims."""
-        if not self.config.claims and not self.config.prices:
+        """With everything expected: agrees if every claim and price does, differs if one does; None without any."""
+        found = self.agreements
+        if not found:
             return None
-        found = {claim.agreement for claim in self.claims} | {price.agreement for price in self.prices}
         for word in ("differs", "undecided", "equal"):
             if word in found:
                 return word
         return "agrees"
+
+    @property
+    def agreements(self) -> list[Agreement]:
+        """Of every claim that expects something, and of every price."""
+        claims = [claim.agreement for claim in self.claims if claim.claim.expect != "any"]
+        return claims + [price.agreement for price in self.prices]
 
     def variant(self, name: str) -> VariantSummary:
         """The summary of one variant."""
@@ -322,7 +328,7 @@ def _decide(contrast: Contrast, claim: Claim, runs: _Runs) -> ContrastSummary:
     estimated = runs.estimate(contrast, at)
     p_value = min(1.0, len(config.tested) * sequential_p_value(p_values, looks)) if p_values else np.nan
     seeds = runs.seeds(contrast, at)
-    flips = len(seeds) <= _MOST_SEEDS_TO_FLIP
+    flips = len(seeds) <= MOST_SEEDS_TO_FLIP
     variance = estimated.standard_error**2
     return ContrastSummary(
         contrast=contrast,
