@@ -1,9 +1,7 @@
 """Evaluation against scikit-learn, alone and shared between processes: every image counts once."""
 
 import json
-import os
-import subprocess
-import sys
+import multiprocessing
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,7 @@ import torch
 from PIL import Image
 from sklearn.metrics import confusion_matrix, log_loss, top_k_accuracy_score
 from torch import nn
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from localvit.data import DataConfig, DataError, InputConfig
 from localvit.data.transforms import evaluation_transform
@@ -81,42 +80,30 @@ def test_the_figures_are_scikit_learns(model_file: Path, tmp_path: Path) -> None
     assert found.loss == pytest.approx(log_loss(labels_M, probabilities_MK, labels=classes), rel=1e-5)
 
 
-SHARED = """
-import json, sys
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-from test_evaluation import data, evaluated
-for folder in sys.argv[2:]:
-    found = evaluated(Path(sys.argv[1]), data(Path(folder)))
-    if __import__("torch").distributed.get_rank() == 0:
-        figures = [found.images, found.top1, found.top5, found.loss, found.confusion_KK.tolist()]
-        (Path(folder) / "shared.json").write_text(json.dumps(figures))
-"""
+Figures = list[tuple[int, float, float, float, list[list[int]]]]
+
+
+def figures(model_file: Path, folders: list[Path]) -> Figures:
+    found = [evaluated(model_file, data(folder)) for folder in folders]
+    return [(one.images, one.top1, one.top5, one.loss, one.confusion_KK.tolist()) for one in found]
 
 
 @pytest.mark.parametrize("processes", [2, pytest.param(7, marks=pytest.mark.slow)])
 def test_processes_that_share_an_evaluation_count_each_image_once(
-    processes: int, model_file: Path, tmp_path: Path
+    processes: int, model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folders = [make_images(tmp_path / str(count), count) for count in (5, 28, 53)]
-    script = tmp_path / "shared.py"
-    script.write_text(SHARED.format(tests=str(Path(__file__).parent)))
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
-    torchrun += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
-    ended = subprocess.run(
-        [*torchrun, str(script), str(model_file), *map(str, folders)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    multiprocessing.set_forkserver_preload(["localvit.evaluation.evaluate"])
+    # What torchrun does, with processes that have imported everything already.
+    settings = LaunchConfig(
+        *(1, 1, processes), start_method="forkserver", rdzv_backend="c10d", rdzv_endpoint="localhost:0"
     )
-    assert ended.returncode == 0, ended.stderr
-    for folder in folders:
-        images, top1, top5, loss, confusion_KK = json.loads((folder / "shared.json").read_text())
-        alone = evaluated(model_file, data(folder))
-        assert (images, top1, top5) == (alone.images, alone.top1, alone.top5)
-        assert confusion_KK == alone.confusion_KK.tolist()
-        assert loss == pytest.approx(alone.loss, rel=1e-6)
+    shared: Figures = elastic_launch(settings, figures)(model_file, folders)[0]
+    for one, alone in zip(shared, figures(model_file, folders), strict=True):
+        assert one[:3] == alone[:3]
+        assert one[3] == pytest.approx(alone[3], rel=1e-6)
+        assert one[4] == alone[4]
 
 
 def test_classes_are_matched_by_name_where_some_are_not_there(model_file: Path, tmp_path: Path) -> None:

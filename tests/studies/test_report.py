@@ -74,8 +74,16 @@ def open_report(browser: Browser, tmp_path: Path) -> Iterator[Open]:
         yield write_and_open
 
 
+@pytest.fixture(scope="module")
+def page(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    """The report of a study, to look at only."""
+    with opened(browser, write_report([summary()], tmp_path_factory.mktemp("report"))) as page:
+        yield page
+
+
 @pytest.fixture
-def page(open_report: Open) -> Page:
+def own_page(open_report: Open) -> Page:
+    """The same report, to click on and to change."""
     return open_report([summary()])
 
 
@@ -125,28 +133,28 @@ def test_claims_are_answered_one_by_one(page: Page) -> None:
     assert [row[6] for row in rows] == ["agrees", "agrees", "differs"]
 
 
-def test_a_click_on_a_header_sorts_and_another_reverses(page: Page) -> None:
-    headers = page.locator("#results th")
+def test_a_click_on_a_header_sorts_and_another_reverses(own_page: Page) -> None:
+    headers = own_page.locator("#results th")
     assert headers.count() == len(HEADERS)
     accuracy = headers.nth(HEADERS.index("accuracy"))
     accuracy.locator("button").click()
-    assert names(page) == [ODD, "no depth-wise", "DeiT"]
+    assert names(own_page) == [ODD, "no depth-wise", "DeiT"]
     assert accuracy.get_attribute("aria-sort") == "descending"
     accuracy.locator("button").click()
-    assert names(page) == ["DeiT", "no depth-wise", ODD]
+    assert names(own_page) == ["DeiT", "no depth-wise", ODD]
     assert accuracy.get_attribute("aria-sort") == "ascending"
     # As numbers: 1,500 is more than 750.
     headers.nth(HEADERS.index("training")).locator("button").click()
-    assert names(page) == ["DeiT", "no depth-wise", ODD]
+    assert names(own_page) == ["DeiT", "no depth-wise", ODD]
     assert accuracy.get_attribute("aria-sort") == "none"
 
 
-def test_a_keyboard_sorts_too(page: Page) -> None:
-    page.locator("#results th button").nth(HEADERS.index("gain")).focus()
-    page.keyboard.press("Enter")
-    assert names(page) == [ODD, "no depth-wise", "DeiT"]
-    page.keyboard.press("Space")
-    assert names(page) == ["no depth-wise", ODD, "DeiT"], "a baseline has no gain, and what is not known stays last"
+def test_a_keyboard_sorts_too(own_page: Page) -> None:
+    own_page.locator("#results th button").nth(HEADERS.index("gain")).focus()
+    own_page.keyboard.press("Enter")
+    assert names(own_page) == [ODD, "no depth-wise", "DeiT"]
+    own_page.keyboard.press("Space")
+    assert names(own_page) == ["no depth-wise", ODD, "DeiT"], "a baseline has no gain, and what is not known stays last"
 
 
 def test_learning_curves_are_means_with_a_band_for_each_variant(page: Page) -> None:
@@ -238,11 +246,11 @@ def test_effects_are_filled_if_there_is_evidence(open_report: Open) -> None:
     assert all(point is not None and point["x"] > line["x"] for point in points), "both gains are above 0"
 
 
-def test_buttons_choose_the_cost_of_points_and_arrows(page: Page) -> None:
+def test_buttons_choose_the_cost_of_points_and_arrows(own_page: Page) -> None:
     chart = "accuracy-against-cost"
-    assert page.locator(f"#{chart} .scatterlayer .point").count() == 3
-    assert page.locator(f"#{chart} .yerror").count() == 3
-    assert page.locator(f"#{chart} .updatemenu-button").all_text_contents() == [
+    assert own_page.locator(f"#{chart} .scatterlayer .point").count() == 3
+    assert own_page.locator(f"#{chart} .yerror").count() == 3
+    assert own_page.locator(f"#{chart} .updatemenu-button").all_text_contents() == [
         *("MACs", "parameters", "training images/s")
     ]
     for button, values in enumerate(
@@ -252,17 +260,17 @@ def test_buttons_choose_the_cost_of_points_and_arrows(page: Page) -> None:
             [1500.0, 1200.0, 750.0],
         )
     ):
-        before = page.locator(f"#{chart} .point").nth(1).bounding_box()
-        page.locator(f"#{chart} .updatemenu-button").nth(button).click()
-        page.wait_for_timeout(300)
-        assert [trace["x"] for trace in data(page, chart)] == [[pytest.approx(value)] for value in values]
-        arrows = annotations(page, chart)
+        before = own_page.locator(f"#{chart} .point").nth(1).bounding_box()
+        own_page.locator(f"#{chart} .updatemenu-button").nth(button).click()
+        own_page.wait_for_timeout(300)
+        assert [trace["x"] for trace in data(own_page, chart)] == [[pytest.approx(value)] for value in values]
+        arrows = annotations(own_page, chart)
         assert [arrow["x"] for arrow in arrows] == pytest.approx(values[1:])
         assert [arrow["ax"] for arrow in arrows] == pytest.approx(values[:1] * 2)
         assert [(arrow["ay"], arrow["y"]) for arrow in arrows] == [(93.5, 95.5), (93.5, pytest.approx(97.9))]
-        assert page.locator(f"#{chart} .annotation-arrow-g").count() == 2
-        assert button == 0 or before != page.locator(f"#{chart} .point").nth(1).bounding_box()
-    title = page.locator(f"#{chart} .xtitle").text_content()
+        assert own_page.locator(f"#{chart} .annotation-arrow-g").count() == 2
+        assert button == 0 or before != own_page.locator(f"#{chart} .point").nth(1).bounding_box()
+    title = own_page.locator(f"#{chart} .xtitle").text_content()
     assert title == "images per second in training"
 
 
@@ -349,35 +357,35 @@ def test_both_colour_schemes_are_readable(open_report: Open, scheme: str, lowest
         assert contrast >= 4.5
 
 
-def test_paper_gets_all_that_matters(page: Page) -> None:
-    page.emulate_media(media="print")
-    page.evaluate("dispatchEvent(new Event('beforeprint'))")
-    page.wait_for_timeout(300)
+def test_paper_gets_all_that_matters(own_page: Page) -> None:
+    own_page.emulate_media(media="print")
+    own_page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    own_page.wait_for_timeout(300)
     for selector in ("h1", ".answer", "#results", "#claims", *(f"#{chart}" for chart in CHARTS), "dl", "#how-sure"):
-        assert page.locator(selector).is_visible(), selector
-    assert not page.locator("details").is_visible()
+        assert own_page.locator(selector).is_visible(), selector
+    assert not own_page.locator("details").is_visible()
     for hidden in (".updatemenu-container", ".modebar-container"):
-        assert not any(element.is_visible() for element in page.locator(hidden).all())
-    assert page.locator("#results th").first.inner_text() == "variant"
+        assert not any(element.is_visible() for element in own_page.locator(hidden).all())
+    assert own_page.locator("#results th").first.inner_text() == "variant"
     for chart in CHARTS:
         width, height = (
-            page.evaluate(f"document.getElementById('{chart}').offset{side}") for side in ("Width", "Height")
+            own_page.evaluate(f"document.getElementById('{chart}').offset{side}") for side in ("Width", "Height")
         )
-        drawn = page.locator(f"#{chart} .main-svg").first.bounding_box()
-        caption = page.locator(f"figure:has(#{chart}) figcaption").bounding_box()
+        drawn = own_page.locator(f"#{chart} .main-svg").first.bounding_box()
+        caption = own_page.locator(f"figure:has(#{chart}) figcaption").bounding_box()
         assert drawn is not None
         assert caption is not None
         assert drawn["width"] <= 680, "an A4 page between its margins"
         assert width > 0
         assert height == pytest.approx(drawn["height"], abs=1)
         assert caption["y"] - drawn["y"] - drawn["height"] < 20
-    page.emulate_media(media="screen")
-    page.evaluate("dispatchEvent(new Event('afterprint'))")
-    page.wait_for_timeout(300)
-    box = page.locator("#effects .main-svg").first.bounding_box()
+    own_page.emulate_media(media="screen")
+    own_page.evaluate("dispatchEvent(new Event('afterprint'))")
+    own_page.wait_for_timeout(300)
+    box = own_page.locator("#effects .main-svg").first.bounding_box()
     assert box is not None
     assert box["width"] > 1000, "and the screen gets its own width back"
-    assert page.pdf(format="A4").startswith(b"%PDF")
+    assert own_page.pdf(format="A4").startswith(b"%PDF")
 
 
 def test_failed_and_missing_runs_are_told(open_report: Open) -> None:
@@ -426,10 +434,10 @@ def test_what_is_not_known_is_a_dash(
         assert cells[finished:] == ["–"] * (3 - finished), "in both directions last"
 
 
-def test_the_configuration_is_there_to_repeat_it(page: Page) -> None:
-    assert "localvit study drawn.yaml" in page.inner_text("dl")
-    page.locator("summary").click()
-    configuration = page.locator("details pre").inner_text()
+def test_the_configuration_is_there_to_repeat_it(own_page: Page) -> None:
+    assert "localvit study drawn.yaml" in own_page.inner_text("dl")
+    own_page.locator("summary").click()
+    configuration = own_page.locator("details pre").inner_text()
     assert "seeds:\n- 0\n- 1\n- 2" in configuration
     assert "learning_rate: 0.0005" in configuration
 

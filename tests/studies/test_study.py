@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from localvit.commands.cli import main
 from localvit.system.terminal import RESULTS
@@ -42,7 +43,7 @@ augmentation:
   {horizontal_flip: 0, policy: null, color_jitter: 0, random_erasing: 0, repeats: 1, mixup: 0, cutmix: 0}
 training:
   {epochs: 5, cooldown_epochs: 0, warmup_epochs: 1, batch_size: 64, learning_rate: 0.003, learning_rate_images: null,
-   ema_decay: 0, checkpoint_minutes: 0.000001}
+   ema_decay: 0}
 hardware: {accelerator: cpu, threads: 1, workers: 0}
 logging: {tensorboard: false}
 """
@@ -145,7 +146,7 @@ def test_an_interrupted_study_goes_on_and_ends_with_the_same_numbers(
 ) -> None:
     interrupted = study_file.parent / "interrupted"
     process = subprocess.Popen(
-        command(study_file, output=interrupted),
+        command(study_file, "--recipe.training.checkpoint_minutes", "0.000001", output=interrupted),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -169,7 +170,7 @@ def test_an_interrupted_study_goes_on_and_ends_with_the_same_numbers(
     before = len(list(interrupted.rglob("result.json")))
     assert 0 < before < 6
 
-    again = run_study(study_file, output=interrupted)
+    again = run_study(study_file, "--recipe.training.checkpoint_minutes", "0.000001", output=interrupted)
     assert again.returncode == 0, again.stderr
     assert f"{before} of 6 runs were finished before" in again.stdout
     assert accuracies(interrupted) == accuracies(finished[0] / "runs")
@@ -188,18 +189,13 @@ def _wait_until_group_is_gone(group: int) -> None:
 
 
 def test_two_studies_do_not_share_a_folder(study_file: Path) -> None:
-    long = ["--recipe.training.epochs", "1000"]
-    process = subprocess.Popen(command(study_file, *long), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        while not list(study_file.parent.rglob("config.yaml")):
-            assert process.poll() is None
-            time.sleep(0.02)
-        second = run_study(study_file, *long)
-        assert second.returncode == 1
-        assert "another process is running a study in" in " ".join(second.stderr.split())
-    finally:
-        process.kill()
-        process.wait()
+    folder = study_file.parent / "runs" / "small-tiny"
+    folder.mkdir(parents=True)
+    with FileLock(folder / ".lock"):
+        second = run_study(study_file)
+    assert second.returncode == 1
+    assert "another process is running a study in" in " ".join(second.stderr.split())
+    assert not list(folder.parent.rglob("config.yaml"))
 
 
 @pytest.mark.parametrize(

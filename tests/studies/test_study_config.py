@@ -2,7 +2,7 @@
 
 import functools
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from localvit.locality.localize import localizations
 from localvit.models.catalog import PUBLISHED
@@ -47,6 +48,11 @@ def study_at(values: dict[str, Any], scale: str | None = None) -> StudyConfig:
         "sweep": None if sweep is None else Sweep(**sweep),
     }
     return StudyConfig(**{**composed, **built})
+
+
+@functools.cache
+def shipped_study(path: Path, scale: str | None = None) -> StudyConfig:
+    return study_at(read_yaml(path), scale)
 
 
 def test_a_study_sets_fields_for_all_variants_for_one_and_for_a_scale() -> None:
@@ -143,7 +149,7 @@ def test_an_override_replaces_what_was_there_and_leaves_its_neighbours() -> None
 
 def test_the_same_run_of_two_studies_is_one_run(tmp_path: Path) -> None:
     names = ("rq2a_activation", "rq2c_expansion")
-    rq2a, rq2c = (study_at(read_yaml(path)) for path in STUDIES if path.stem in names)
+    rq2a, rq2c = (shipped_study(path) for path in STUDIES if path.stem in names)
     runs = {(study.name, run.variant, run.seed): run.folder for study in (rq2a, rq2c) for run in study.runs(tmp_path)}
     assert runs["rq2a_activation", "h-swish", 1] == runs["rq2c_expansion", "gamma 4", 1]
     shared = 4 * len(rq2a.seeds)  # the network with gamma 4, and its three controls
@@ -241,17 +247,27 @@ def test_landmarks_are_variants_of_one_scale(tmp_path: Path) -> None:
     assert [str(claim) for claim in digits.tested] == ["large against small"]
 
 
-@functools.cache
-def built(config: str) -> nn.Module:
-    """The model of a run without its weights; many runs of many studies have the same."""
-    run = run_config(json.loads(config))
-    with torch.device("meta"):
-        return build_model(run.model, run.input, num_classes=10)
+class _NoInitialValues(TorchFunctionMode):
+    """Tensors on the meta device have no values, and pretending to draw them takes most of the time."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func.__name__ in ("uniform_", "erfinv_", "mul_", "add_", "clamp_", "normal_"):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
+_BUILT: dict[str, nn.Module] = {}
 
 
 def model_of(config: RunConfig) -> nn.Module:
-    parts = with_overrides(config, {"model.pretrained": False}).to_dict()
-    return built(json.dumps({name: parts[name] for name in ("model", "input")}))
+    """The model of a run without its weights; many runs of many studies have the same."""
+    model = replace(config.model, pretrained=False)
+    key = json.dumps([asdict(model), asdict(config.input)])
+    if key not in _BUILT:
+        with torch.device("meta"), _NoInitialValues():
+            _BUILT[key] = build_model(model, config.input, num_classes=10)
+    return _BUILT[key]
 
 
 # Each study at the scales that its file names; the other scales are at most one --scale away, and slow.
@@ -265,7 +281,7 @@ AT_SCALES = [
 
 @pytest.mark.parametrize(("path", "scale"), AT_SCALES)
 def test_every_study_builds_every_variant_at_every_scale(path: Path, scale: str) -> None:
-    study = study_at(read_yaml(path), scale)
+    study = shipped_study(path, scale)
     assert study.name == path.stem
     assert f"localvit study {path.stem}" in path.read_text()
     for name, config in study.configs.items():
@@ -273,8 +289,8 @@ def test_every_study_builds_every_variant_at_every_scale(path: Path, scale: str)
         if baseline is None:
             continue
         # A variant and its baseline differ in the feed-forward networks and in nothing else.
-        theirs = study.variant_config(baseline)
-        differences = {field for field, value in config.to_dict().items() if value != theirs.to_dict()[field]}
+        theirs = study.variant_config(baseline).to_dict()
+        differences = {field for field, value in config.to_dict().items() if value != theirs[field]}
         assert differences == ({"model", "training"} if study.name == "equal_time" else {"model"})
         assert localizations(model) or name in study.landmarks
 
@@ -284,7 +300,7 @@ ISOLATING = [case for case in AT_SCALES if str(case.id).startswith(("rq", "curve
 
 @pytest.mark.parametrize(("path", "scale"), ISOLATING)
 def test_the_control_of_a_network_with_locality_differs_from_it_in_locality_alone(path: Path, scale: str) -> None:
-    study = study_at(read_yaml(path), scale)
+    study = shipped_study(path, scale)
     assert study.isolates
     for name, control in study.isolates.items():
         ours, permuted = (model_of(study.variant_config(variant)) for variant in (name, control))
@@ -326,7 +342,7 @@ AUTHORS = {
 @pytest.mark.parametrize(("study", "variant"), AUTHORS)
 def test_at_the_papers_scale_variants_cost_what_the_authors_models_do(study: str, variant: str) -> None:
     path = next(path for path in STUDIES if path.stem == study)
-    costs = count(study_at(read_yaml(path), "imagenet").variant_config(variant), 1000)
+    costs = count(shipped_study(path, "imagenet").variant_config(variant), 1000)
     assert (costs.parameters, costs.macs) == AUTHORS[study, variant]
 
 

@@ -88,7 +88,7 @@ def processes() -> Any:
     return context
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_run_killed_at_random_moments_ends_with_the_same_bits(
     kills: int, whole: Path, processes: Any, tmp_path: Path
 ) -> None:
