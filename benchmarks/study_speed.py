@@ -1,125 +1,131 @@
-"""How many runs of a study an hour of one CPU core is good for: images decoded in every epoch, or once.
+"""How many runs of a study an hour is good for, compared with an earlier version of the project.
 
-    python benchmarks/study_speed.py --data CIFAR10     # a folder with train*.parquet and test*.parquet
-    python benchmarks/study_speed.py --scales digits    # without CIFAR-10
+    git worktree add ../before 839ca20 && python -m venv ../before/.venv && ../before/.venv/bin/pip install -e ../before
+    python benchmarks/study_speed.py --before ../before/.venv/bin/python --data CIFAR10    # a folder of Parquet files
+    python benchmarks/study_speed.py --before ../before/.venv/bin/python --scales digits   # without CIFAR-10
 
-The contestants train the same LocalViT, one run after another in one process, as a study does, and take turns. Medians
-over the turns count. CPU time is reported beside wall-clock time, because other processes affect it less. Prints a
-table and writes ``benchmarks/results/study_speed.json``. ``--share`` shortens the runs, which puts the single decoding
-at a disadvantage.
+Both versions train the same study from start to end, as a command, in turns: same variants, seeds, images, epochs and
+processes. The earlier one decodes images in every epoch, evaluates after every epoch and starts a process for each run.
+Medians over the turns count. Prints a table and writes ``benchmarks/results/study_speed.json``.
 """
 
 import argparse
 import json
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-import torch
+import yaml
+from rich.progress import track
 from rich.table import Table
 
 from localvit.benchmark import provenance
 from localvit.studies.compose import compose
 from localvit.system.files import write_text
-from localvit.system.terminal import RESULTS, quiet
-from localvit.training import RunConfig
-from localvit.training.overrides import run_config, with_overrides
-from localvit.training.run_folder import run
+from localvit.system.machine import describe
+from localvit.system.terminal import ERRORS, RESULTS
 
 OUTPUT = Path(__file__).parent / "results" / "study_speed.json"
-BEFORE, AFTER, ONCE = "decoded every epoch", "decoded once", "decoded once, evaluated once"
+BEFORE, AFTER = "before", "after"
+UNKNOWN_BEFORE = (("training", "evaluate_every"), ("hardware", "fused_attention"))
+STUDY = {
+    "name": "speed",
+    "question": "How long does it take?",
+    "baseline": "DeiT",
+    "seeds": [0, 1, 2],
+    "variants": {"DeiT": {}, "depth-wise": {"model.locality": {"activation": "relu6"}}},
+}
+RUNS = 6
 
 
-def contestants(scale: str, options: argparse.Namespace) -> dict[str, RunConfig]:
-    """The runs that take turns at one scale."""
-    values = compose({"name": "study_speed", "variants": {}}, scale)["recipe"]
-    overrides: dict[str, Any] = {
-        "model.locality": {"activation": "hswish"},
-        "hardware.threads": 1,
-        "hardware.precision": options.precision,
-    }
+def recipe(scale: str, options: argparse.Namespace) -> dict[str, Any]:
+    """The recipe of a scale, shortened to a share of its epochs."""
+    values: dict[str, Any] = compose({"name": "speed", "variants": {}}, scale)["recipe"]
     if values["data"]["source"] != "digits":
-        overrides |= {"data.root": str(options.data), "data.cache": str(options.cache)}
-    epochs = max(1, round(options.share * values["training"]["epochs"]))
-    if epochs < values["training"]["epochs"]:
-        overrides |= {"training.epochs": epochs, "training.warmup_epochs": 0}
-    config = with_overrides(run_config(values), overrides)
-    return {
-        BEFORE: with_overrides(config, {"data.memory_gib": 0.0}),
-        AFTER: config,
-        ONCE: with_overrides(config, {"training.evaluate_every": config.training.total_epochs}),
-    }
+        values["data"] |= {"root": str(options.data.resolve()), "cache": str(options.cache)}
+    training = values["training"]
+    training["epochs"] = max(2, round(options.share * training["epochs"]))
+    training["warmup_epochs"] = 1
+    return values
 
 
-def train(config: RunConfig) -> dict[str, float]:
-    """Train a run in a fresh folder: its wall-clock and CPU seconds, and the share of training that waited for data."""
-    with tempfile.TemporaryDirectory() as folder:
-        start, cpu_start = time.perf_counter(), time.process_time()
-        result = run(config, Path(folder) / "run")
-        seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
-    waited = statistics.mean(epoch["waited_for_data"] for epoch in result.timing)
-    return {"seconds": seconds, "cpu_seconds": cpu_seconds, "waited_for_data": waited}
+def seconds(python: str, recipe: dict[str, Any]) -> float:
+    """Train the study in a fresh folder with the project that ``python`` has installed; seconds from start to end."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+        (folder / "speed.yaml").write_text(yaml.safe_dump(STUDY))
+        command = [python, "-m", "localvit", "study", "speed.yaml", "--scale", "recipe.yaml", "--output", "runs"]
+        start = time.perf_counter()
+        ended = subprocess.run(
+            [*command, "--jobs", "2", "--measure", "false"],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": ""},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        elapsed = time.perf_counter() - start
+        if ended.returncode != 0 or len(list(folder.rglob("result.json"))) != RUNS:
+            raise SystemExit(f"{python} did not train {RUNS} runs:\n{ended.stderr}")
+    return elapsed
 
 
 def measure(scale: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Let the contestants of one scale take turns, after a run that warms up the process and its caches."""
-    configs = contestants(scale, options)
-    train(with_overrides(configs[AFTER], {"training.epochs": 1, "training.warmup_epochs": 0}))
-    turns: dict[str, list[dict[str, float]]] = {name: [] for name in configs}
-    for turn in range(options.turns):
-        order = list(configs) if turn % 2 == 0 else list(reversed(configs))
-        for name in order:
-            turns[name].append(train(configs[name]))
-    medians = {
-        name: {field: statistics.median(turn[field] for turn in taken) for field in taken[0]}
-        for name, taken in turns.items()
-    }
+    """Let both versions take turns."""
+    now = recipe(scale, options)
+    then = json.loads(json.dumps(now))
+    for group, field in UNKNOWN_BEFORE:
+        then[group].pop(field, None)
+    contestants = {BEFORE: (str(options.before), then), AFTER: (sys.executable, now)}
+    turns: dict[str, list[float]] = {name: [] for name in contestants}
+    for turn in track(range(options.turns), scale, console=ERRORS, transient=True):
+        for name in list(contestants)[:: 1 if turn % 2 == 0 else -1]:
+            turns[name].append(seconds(*contestants[name]))
     return {
-        "epochs": configs[AFTER].training.total_epochs,
-        "runs_per_hour": {name: 3600 / figures["seconds"] for name, figures in medians.items()},
-        "runs_per_cpu_hour": {name: 3600 / figures["cpu_seconds"] for name, figures in medians.items()},
-        "medians": medians,
-        "turns": turns,
+        "epochs": now["training"]["epochs"],
+        "seconds": turns,
+        "runs_per_hour": {name: 3600 * RUNS / statistics.median(taken) for name, taken in turns.items()},
     }
 
 
 def table(results: dict[str, Any]) -> Table:
-    """A row for each scale and contestant."""
-    rows = Table(title="Runs an hour on one core")
-    for header in ("scale", "images", "runs/h", "runs/CPU h", "speedup (CPU)", "waited for data"):
-        rows.add_column(header, justify="left" if header in ("scale", "images") else "right")
+    """A row for each scale."""
+    rows = Table(title=f"Runs an hour; {describe()}")
+    for header in ("scale", "epochs", BEFORE, AFTER, "ratio"):
+        rows.add_column(header, justify="left" if header == "scale" else "right")
     for scale, result in results.items():
-        rates = result["runs_per_cpu_hour"]
-        for name, rate in rates.items():
-            waited = result["medians"][name]["waited_for_data"]
-            figures = (f"{result['runs_per_hour'][name]:.1f}", f"{rate:.1f}", f"{rate / rates[BEFORE]:.2f}")
-            rows.add_row(scale, name, *figures, f"{100 * waited:.1f} %")
+        rates = result["runs_per_hour"]
+        figures = (f"{rates[BEFORE]:.1f}", f"{rates[AFTER]:.1f}", f"{rates[AFTER] / rates[BEFORE]:.2f}")
+        rows.add_row(scale, str(result["epochs"]), *figures)
     return rows
 
 
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--before", type=Path, required=True, help="Python that has the earlier version installed")
     parser.add_argument("--data", type=Path, help="folder of CIFAR-10 as Parquet files")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "study_speed")
     parser.add_argument("--scales", nargs="+", default=["digits", "cifar10"])
-    parser.add_argument("--precision", default="32-true", help="CPUs without bf16 instructions emulate bf16-mixed")
     parser.add_argument("--share", type=float, default=1.0, help="share of the epochs of the recipe")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--output", type=Path, default=OUTPUT)
     options = parser.parse_args()
     if options.data is None and options.scales != ["digits"]:
         parser.error("scale cifar10 needs --data, a folder of Parquet files; --scales digits goes without")
-    quiet()
-    torch.set_num_threads(1)
-    record = provenance()
-    record["command"] = record["command"].replace(str(options.data), "CIFAR10").replace(str(options.output), "OUTPUT")
     results = {scale: measure(scale, options) for scale in options.scales}
     RESULTS.print(table(results))
-    figures = {"record": record, "precision": options.precision, "scales": results}
-    write_text(options.output, json.dumps(figures, indent=1) + "\n")
+    record = provenance()
+    for path, name in ((options.data, "CIFAR10"), (options.before, "BEFORE"), (options.output, "OUTPUT")):
+        record["command"] = record["command"].replace(str(path), name)
+    known = json.loads(options.output.read_text())["scales"] if options.output.exists() else {}
+    write_text(options.output, json.dumps({"record": record, "scales": known | results}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
     python benchmarks/training_forms.py
 
-Takes about 40 minutes on 2 CPU cores. Each combination of eager or compiled, precision, and memory kept by the process
+Takes about 40 minutes on 2 CPU cores with bfloat16 instructions; ``--precisions fp32`` leaves bfloat16 out, which is
+emulated elsewhere. Each combination of eager or compiled, precision, and memory kept by the process
 or returned to the system (``localvit.keep_memory``) runs in a fresh process. The forms take turns, and medians are
 compared. Prints a table and writes ``benchmarks/results/training_forms.{json,md}``. ``localvit.locality.kernels.forms``
 makes the faster form of each setting the default.
@@ -11,6 +12,7 @@ makes the faster form of each setting the default.
 import argparse
 import functools
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,6 +36,7 @@ RESULTS = Path(__file__).parent / "results"
 BASELINES = {model.name: model.baseline for model in PUBLISHED if model.baseline}
 TINY = "localvit_tiny_patch16_224"
 BATCH_SIZES = {TINY: 32, "localvit_pvt_tiny": 32, "localvit_swin_tiny_patch4_window7_224": 16}
+PRECISIONS = ("fp32", "bf16-mixed")
 HEADER = ("model", "precision", "mode", "memory", "baseline", "in order", "few passes", "few passes / in order")
 
 
@@ -47,16 +50,16 @@ class Case:
     memory_kept: bool
 
 
-def cases() -> list[Case]:
+def cases(precisions: Sequence[str]) -> list[Case]:
     """LocalViT-T in every combination; the models with the largest grids as the commands train them."""
     combinations = [
         Case(TINY, precision, compiled, kept)
-        for precision in ("fp32", "bf16-mixed")
+        for precision in precisions
         for compiled in (False, True)
         for kept in (False, True)
     ]
     others = [
-        Case(model, "bf16-mixed", compiled, True) for model in list(BATCH_SIZES)[1:] for compiled in (False, True)
+        Case(model, precisions[-1], compiled, True) for model in list(BATCH_SIZES)[1:] for compiled in (False, True)
     ]
     return combinations + others
 
@@ -100,17 +103,18 @@ def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--precisions", nargs="+", default=PRECISIONS, choices=PRECISIONS)
     parser.add_argument("--batch-size", type=int, help="by default 32, 16 for Swin")
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
     console = Console()
     rows = []
-    for case in cases():
+    for case in cases(options.precisions):
         size = options.batch_size or BATCH_SIZES[case.model]
         rates = in_process(images_per_second, case, options.rounds, size)
         rows.append({**vars(case), "batch_size": size, "images_per_second": rates})
         console.print(rows[-1])
-    memory = {precision: peak_memory(precision) for precision in ("fp32", "bf16-mixed")}
+    memory = {precision: peak_memory(precision) for precision in options.precisions}
     record = {"record": provenance(), "machine": describe(), "rows": rows, "peak_bytes": memory}
     write_text(options.output / "training_forms.json", json.dumps(record, indent=1) + "\n")
     table = Table(*HEADER, title=describe())
