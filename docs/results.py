@@ -19,7 +19,8 @@ from localvit.studies.record import RECORD, StudyRecord
 from localvit.studies.reporting.report import write_report
 from localvit.studies.reporting.tables import interval_text
 from localvit.studies.reporting.wording import agreement_text, agreement_word, answer, limit_text
-from localvit.studies.statistics.summary import ClaimSummary, StudySummary, summarize
+from localvit.studies.statistics.findings import ClaimSummary, StudySummary
+from localvit.studies.statistics.summary import summarize
 from localvit.system.files import write_text
 from localvit.training import RunConfig
 

@@ -62,3 +62,15 @@ def test_every_module_is_in_a_room() -> None:
     folders = {path.parent.relative_to(PACKAGE).as_posix().replace("/", ".") for path in PACKAGE.rglob("*/*.py")}
     assert {folder.partition(".")[0] for folder in folders} == {room.partition(".")[0] for room in ROOMS}
     assert len({room.partition(".")[0] for room in ROOMS}) <= 10
+
+
+# Architectures that a reader wants in one piece.
+LONG = {"models/pvt.py", "models/t2t.py"}
+
+
+def test_files_are_short() -> None:
+    lines = {
+        path.relative_to(PACKAGE).as_posix(): len(path.read_text(encoding="utf-8").splitlines())
+        for path in PACKAGE.rglob("*.py")
+    }
+    assert {path for path, count in lines.items() if count > 400} == LONG

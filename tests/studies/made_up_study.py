@@ -9,7 +9,8 @@ from localvit.data.config import DataConfig
 from localvit.studies.claims import Claim
 from localvit.studies.config import StudyConfig
 from localvit.studies.record import Costs, Outcome, StudyRecord
-from localvit.studies.statistics.summary import StudySummary, summarize
+from localvit.studies.statistics.findings import StudySummary
+from localvit.studies.statistics.summary import summarize
 from localvit.training import RunConfig, RunResult
 
 EPOCHS = 12

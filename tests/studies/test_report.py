@@ -15,7 +15,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from localvit.studies.config import StudyConfig, Sweep
 from localvit.studies.record import Costs, Look, SweepOutcome
 from localvit.studies.reporting.report import write_report
-from localvit.studies.statistics.summary import StudySummary, summarize
+from localvit.studies.statistics.findings import StudySummary
+from localvit.studies.statistics.summary import summarize
 from localvit.training.overrides import with_overrides
 
 CHARTS = ("own-chart", "effects", "accuracy-against-cost", "learning-curves")

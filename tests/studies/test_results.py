@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from localvit.studies.compose import compose, read_yaml
-from localvit.studies.statistics.summary import StudySummary
+from localvit.studies.statistics.findings import StudySummary
 
 REPOSITORY = Path(__file__).parents[2]
 SCRIPT: dict[str, Any] = runpy.run_path(str(REPOSITORY / "docs" / "results.py"))

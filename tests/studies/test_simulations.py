@@ -11,8 +11,9 @@ from scipy import stats
 from localvit.studies.claims import Claim
 from localvit.studies.config import StudyConfig
 from localvit.studies.record import Outcome, StudyRecord
+from localvit.studies.statistics.findings import StudySummary
 from localvit.studies.statistics.power import power
-from localvit.studies.statistics.summary import StudySummary, summarize
+from localvit.studies.statistics.summary import summarize
 from localvit.training import RunResult
 
 Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]

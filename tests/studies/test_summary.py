@@ -12,7 +12,8 @@ from scipy import stats
 from localvit.studies.claims import Claim, Price
 from localvit.studies.config import StudyConfig
 from localvit.studies.record import Costs, Look, Outcome, StudyRecord, merge
-from localvit.studies.statistics.summary import Agreement, StudySummary, summarize
+from localvit.studies.statistics.findings import Agreement, StudySummary
+from localvit.studies.statistics.summary import summarize
 from localvit.training import RunResult
 
 NAMES = ("base", "local", "control")

@@ -28,7 +28,8 @@ from localvit.studies.reporting.report import write_report
 from localvit.studies.reporting.terminal import StudyProgress, claims_table, results_table
 from localvit.studies.running.costs import count, measure, what_costs
 from localvit.studies.running.runner import Backend, shard, train_runs
-from localvit.studies.statistics.summary import StudySummary, pooled_sd, summarize
+from localvit.studies.statistics.findings import StudySummary
+from localvit.studies.statistics.summary import pooled_sd, summarize
 from localvit.system.machine import describe
 from localvit.training.record import command_line
 

@@ -12,7 +12,7 @@ from localvit.studies.claims import field_words
 from localvit.studies.record import Costs
 from localvit.studies.reporting.chart_style import error_bar, looks
 from localvit.studies.reporting.own_chart import own_chart
-from localvit.studies.statistics.summary import StudySummary, VariantSummary, Verdict
+from localvit.studies.statistics.findings import StudySummary, VariantSummary, Verdict
 
 __all__ = ["accuracy_against_cost", "effects", "learning_curves", "own_chart", "sweep"]
 

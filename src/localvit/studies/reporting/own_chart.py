@@ -11,7 +11,7 @@ from localvit.locality.localize import select_layers
 from localvit.studies.claims import field_words, number
 from localvit.studies.reporting.chart_style import error_bar, looks
 from localvit.studies.statistics.contrast import Interval
-from localvit.studies.statistics.summary import StudySummary, VariantSummary
+from localvit.studies.statistics.findings import StudySummary, VariantSummary
 from localvit.training import ModelConfig
 
 _DEPTH = 12  # of the paper's transformers, unless the arguments say otherwise

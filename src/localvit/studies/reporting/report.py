@@ -14,7 +14,7 @@ from localvit.benchmark.look import chart_html, render
 from localvit.studies.reporting.charts import accuracy_against_cost, effects, learning_curves, own_chart, sweep
 from localvit.studies.reporting.tables import claim_rows, frame, latex, results, variant_rows
 from localvit.studies.reporting.wording import agreement_word, answer, data_line, points
-from localvit.studies.statistics.summary import StudySummary
+from localvit.studies.statistics.findings import StudySummary
 from localvit.system.files import write_text
 
 _CHARTS: dict[str, Callable[[StudySummary], go.Figure]] = {

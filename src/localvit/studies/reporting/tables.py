@@ -11,7 +11,7 @@ import pandas as pd
 from localvit.studies.record import Costs
 from localvit.studies.reporting.wording import MINUS, agreement_text, limit_text, signed, verdict_text
 from localvit.studies.statistics.contrast import Interval
-from localvit.studies.statistics.summary import ClaimSummary, ContrastSummary, StudySummary, VariantSummary
+from localvit.studies.statistics.findings import ClaimSummary, ContrastSummary, StudySummary, VariantSummary
 
 NOTHING = "–"
 _NO_GAIN = Interval(0.0, 0.0, 0.0)

@@ -11,8 +11,9 @@ from rich.table import Table
 from localvit.studies.config import StudyConfig, StudyRun
 from localvit.studies.record import Outcome, outcome_of
 from localvit.studies.reporting.tables import claim_rows
+from localvit.studies.statistics.findings import StudySummary, VariantSummary
 from localvit.studies.statistics.power import power
-from localvit.studies.statistics.summary import ALPHA, StudySummary, VariantSummary
+from localvit.studies.statistics.summary import ALPHA
 from localvit.system.progress import progress_bar
 
 _EFFECTS = (0.25, 0.5, 1.0, 2.0, 4.0)  # points

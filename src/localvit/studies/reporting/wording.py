@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from localvit.studies.statistics.contrast import Interval
-from localvit.studies.statistics.summary import Agreement, ContrastSummary, StudySummary, VariantSummary, Verdict
+from localvit.studies.statistics.findings import Agreement, ContrastSummary, StudySummary, VariantSummary, Verdict
 
 MINUS = "\N{MINUS SIGN}"
 _SPACE, _TIMES = "\N{NO-BREAK SPACE}", "\N{MULTIPLICATION SIGN}"
