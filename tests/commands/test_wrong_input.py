@@ -26,6 +26,7 @@ WRONG = {
         digits --output {file}/run | digits --output {png} | photos --data.root nothing {out}
         photos --data.root {file} {out} | photos --data.root {folder} {out} | photos {out}
         digits --model.checkpoint nothing {out} | digits --model.checkpoint {text} {out} | digits --model.layers lower
+        digits --model.arguments {{"no_such":1}} {out} | digits --model.arguments {{"num_heads":7}} {out}
         digits --distillation.teacher no_such {out} | digits --seed one | digits extra | recipes/nothing.yaml
     """,
     "study": """

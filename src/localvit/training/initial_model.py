@@ -21,6 +21,9 @@ from localvit.weights.checkpoints import read_localizations, read_state_dict, re
 from localvit.weights.model_description import require_known
 from localvit.weights.model_file import create_model
 
+# What models raise for arguments that they do not have or cannot use.
+_BAD_ARGUMENTS = (AssertionError, IndexError, RuntimeError, TypeError, ValueError, ZeroDivisionError)
+
 
 def build_model(config: ModelConfig, shown: InputConfig, *, num_classes: int, seed: int | None = None) -> nn.Module:
     """The initial model of a run; the model without locality is built first, then localized.
@@ -42,7 +45,7 @@ def build_model(config: ModelConfig, shown: InputConfig, *, num_classes: int, se
 
 
 def _build(config: ModelConfig, shown: InputConfig, num_classes: int) -> nn.Module:
-    model = create_model(config.name, shown, num_classes=num_classes, pretrained=config.pretrained, **config.arguments)
+    model = _baseline(config, shown, num_classes)
     path = None if config.checkpoint is None else Path(config.checkpoint)
     saved = [] if path is None else read_localizations(path) or []
     if path is not None and saved in ([], localizations(model)):
@@ -63,6 +66,20 @@ def _build(config: ModelConfig, shown: InputConfig, num_classes: int) -> nn.Modu
             )
         start_from(model, path)
     return model
+
+
+def _baseline(config: ModelConfig, shown: InputConfig, num_classes: int) -> nn.Module:
+    try:
+        return create_model(
+            config.name, shown, num_classes=num_classes, pretrained=config.pretrained, **config.arguments
+        )
+    except _BAD_ARGUMENTS as error:
+        if not config.arguments:
+            raise
+        raise ValueError(
+            f"model.arguments is {config.arguments}, and {config.name} cannot be built with that for images of "
+            f"{shown.image_size} pixels: {type(error).__name__}: {error}"
+        ) from error
 
 
 @contextlib.contextmanager
