@@ -77,11 +77,18 @@ def build(model: str, form: str) -> nn.Module:
     return set_form(create_model(model, InputConfig((224, 224)), num_classes=1000), FORMS[form])
 
 
-def images_per_second(case: Case, rounds: int, batch_size: int) -> dict[str, float | str]:
+def images_per_second(case: Case, rounds: int, batch_size: int, threads: int | None) -> dict[str, float | str]:
     """Median rate of the baseline and of both forms, measured in turns, or the error."""
     if case.memory_kept:
         keep_memory()
-    setting = Setting("training", case.precision, compile=case.compiled, batch_size=batch_size, device="cpu")  # type: ignore[arg-type]
+    setting = Setting(
+        "training",
+        case.precision,  # type: ignore[arg-type]
+        compile=case.compiled,
+        batch_size=batch_size,
+        device="cpu",
+        threads=threads,
+    )
     contestants = [Contestant(BASELINES[case.model], "baseline")]
     contestants += [Contestant(functools.partial(build, case.model, form), form) for form in FORMS]
     found = measure(contestants, setting, rounds=rounds)
@@ -103,6 +110,7 @@ def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, help="by default as many as cores")
     parser.add_argument("--precisions", nargs="+", default=PRECISIONS, choices=PRECISIONS)
     parser.add_argument("--batch-size", type=int, help="by default 32, 16 for Swin")
     parser.add_argument("--output", type=Path, default=RESULTS)
@@ -111,18 +119,19 @@ def main() -> None:
     rows = []
     for case in cases(options.precisions):
         size = options.batch_size or BATCH_SIZES[case.model]
-        rates = in_process(images_per_second, case, options.rounds, size)
+        rates = in_process(images_per_second, case, options.rounds, size, options.threads)
         rows.append({**vars(case), "batch_size": size, "images_per_second": rates})
         console.print(rows[-1])
     memory = {precision: peak_memory(precision) for precision in options.precisions}
-    record = {"record": provenance(), "machine": describe(), "rows": rows, "peak_bytes": memory}
+    origin = provenance()
+    record = {"record": origin, "machine": describe(), "rows": rows, "peak_bytes": memory}
     write_text(options.output / "training_forms.json", json.dumps(record, indent=1) + "\n")
     table = Table(*HEADER, title=describe())
     cells = [_cells(row) for row in rows]
     for row in cells:
         table.add_row(*row)
     console.print(table)
-    write_text(options.output / "training_forms.md", _markdown(cells, memory))
+    write_text(options.output / "training_forms.md", _markdown(cells, memory, origin["command"]))
 
 
 def _cells(row: dict[str, object]) -> list[str]:
@@ -135,11 +144,11 @@ def _cells(row: dict[str, object]) -> list[str]:
     return [str(row["model"]), str(row["precision"]), mode, kept, *numbers, ratio]
 
 
-def _markdown(rows: list[list[str]], memory: dict[str, dict[str, int | None]]) -> str:
+def _markdown(rows: list[list[str]], memory: dict[str, dict[str, int | None]], command: str) -> str:
     lines = [
         "# Training module by module or in few passes",
         "",
-        f"Images per second, {describe()}; written by `python benchmarks/training_forms.py`. *Memory* says whether the "
+        f"Images per second, {describe()}; written by `{command}`. *Memory* says whether the "
         "process keeps the memory it frees (`localvit.keep_memory`) or returns it to the system.",
         "",
         f"| {' | '.join(HEADER)} |",
