@@ -108,13 +108,15 @@ def gradient_map(feature_BD: Tensor, images_BCYX: Tensor, projections: int, gene
 
 
 def half_radius(map_YX: Floats, centre: tuple[float, ...]) -> float:
-    """The smallest radius in pixels around ``centre`` (row, column) whose circle has half of the sum of a map."""
+    """The radius in pixels around ``centre`` (row, column) whose circle has half of the sum of a map.
+
+    The share within a circle is interpolated between the distances of pixels.
+    """
     rows_Y1, columns_1X = (np.arange(side) + 0.5 for side in map_YX.shape)
-    distances_P = np.hypot((rows_Y1 - centre[0])[:, None], (columns_1X - centre[1])[None]).ravel()
-    order_P = np.argsort(distances_P, kind="stable")
-    held_P = np.cumsum(map_YX.ravel()[order_P])
-    enough = int(np.searchsorted(held_P, held_P[-1] / 2))
-    return float(distances_P[order_P[min(enough, len(order_P) - 1)]])
+    distances_P = np.hypot((rows_Y1 - centre[0])[:, None], (columns_1X - centre[1])[None]).ravel().round(9)
+    radii_R, ring_P = np.unique(distances_P, return_inverse=True)
+    held_R = np.cumsum(np.bincount(ring_P, weights=map_YX.ravel()))
+    return float(np.interp(held_R[-1] / 2, [0.0, *held_R], [0.0, *radii_R]))
 
 
 def _place(axis: Spacing, token: int) -> float:
