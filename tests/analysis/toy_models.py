@@ -86,9 +86,9 @@ class OnMap(nn.Module):
 
 
 class Zero(nn.Module):
-    """A branch that adds nothing, but keeps the graph."""
+    """A branch that adds nothing, whatever it is called with, but keeps the graph."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *others: object, **more: object) -> Tensor:
         """Zeros."""
         return 0 * x
 

@@ -35,6 +35,7 @@ def parser() -> Parser:
     )
     parser.add_argument("--measures", type=list[str], default=[], help="names of measures, as in a list (default: all)")
     parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, mps, or auto for the best available")
+    parser.add_argument("--threads", type=PositiveInt | None, default=None, help="CPU threads (default: PyTorch's)")
     parser.add_argument(
         "--output",
         type=str | None,
@@ -47,6 +48,8 @@ def parser() -> Parser:
 
 def command(options: Any) -> Callable[[], int]:
     """Measure, print the answers and write the report."""
+    import torch
+
     from localvit.analysis.analysis import require_measures
     from localvit.analysis.reporting.report import write_report
     from localvit.analysis.reporting.terminal import print_answers
@@ -59,6 +62,8 @@ def command(options: Any) -> Callable[[], int]:
     images = None if options.images is None else Path(options.images)
 
     def analysis() -> int:
+        if options.threads is not None:
+            torch.set_num_threads(options.threads)
         device = find_device(options.device)
         shared = {"images": images, "count": options.count, "device": device, "console": ERRORS}
         if options.study is not None:

@@ -61,7 +61,7 @@ def alignment(analysis: Analysis) -> Drawn | None:
     shown = {name: found for name in analysis.names if (found := analysis.of("alignment", name))}
     if not shown:
         return None
-    figure = make_subplots(rows=len(shown), vertical_spacing=0.25 / len(shown))
+    figure = make_subplots(rows=len(shown), vertical_spacing=0.3 / len(shown))
     for row, (name, found) in enumerate(shown.items(), start=1):
         other = analysis.isolates.get(name) or analysis.baseline_of(name) or ""
         maps = [one.result.cka_LK for one in found if isinstance(one.result, Alignment)]
@@ -78,7 +78,7 @@ def alignment(analysis: Analysis) -> Drawn | None:
             col=1,
         )
         figure.update_yaxes(title=label(f"layer of {name}", 20), row=row, col=1)
-        figure.update_xaxes(title=label(f"layer of {other}"), row=row, col=1)
+        figure.update_xaxes(title={"text": label(f"layer of {other}"), "standoff": 2}, row=row, col=1)
     style(figure, height=60 + 260 * len(shown))
     figure.update_xaxes(dtick=1, showgrid=False)
     figure.update_yaxes(dtick=1, showgrid=False)

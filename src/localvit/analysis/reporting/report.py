@@ -10,7 +10,7 @@ from localvit.analysis.reporting.charts import charts
 from localvit.analysis.reporting.pictures import svg
 from localvit.analysis.reporting.plain import frame, results
 from localvit.analysis.reporting.summary import by_layer, headline, headline_series
-from localvit.analysis.reporting.wording import answer, figure
+from localvit.analysis.reporting.wording import DIGITS, answer, figure
 from localvit.analysis.table import MEASURES
 from localvit.benchmark.look import chart_html, render
 from localvit.studies.reporting.tables import NOTHING
@@ -105,5 +105,5 @@ def _cell(interval: Interval | None, measure: str) -> str:
     mean = figure(interval, measure, bounds=False).removesuffix(MEASURES[measure].unit).strip()
     if interval.low != interval.low:
         return mean
-    digits = 1 if MEASURES[measure].unit else 3
+    digits = DIGITS[MEASURES[measure].unit]
     return f"{mean} ± {signed(interval.high - interval.mean, digits).removeprefix('+')}"

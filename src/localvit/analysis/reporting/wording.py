@@ -13,6 +13,7 @@ from localvit.studies.reporting.wording import listed, signed
 from localvit.studies.statistics.contrast import Interval
 
 _SPACE = "\N{NO-BREAK SPACE}"
+DIGITS = {"": 3, "px": 2, "%": 1}  # decimals, by unit
 _GROWS = 1.05  # how much farther the last third of the layers must look than the first
 _KINDS = ("identity", "blur", "edge")
 
@@ -26,7 +27,7 @@ def answer(analysis: Analysis, measure: str) -> list[str]:
 def figure(interval: Interval, measure: str, *, sign: bool = False, bounds: bool = True) -> str:
     """A headline with its unit and interval: ``46.2 px (95 % interval 44.0 to 48.4)``; differences in % are points."""
     unit = MEASURES[measure].unit
-    digits = 1 if unit else 3
+    digits = DIGITS[unit]
     ending = f"{_SPACE}{'points' if sign and unit == '%' else unit}" if unit else ""
 
     def text(value: float) -> str:
@@ -143,14 +144,14 @@ def _of_depth(analysis: Analysis) -> list[str]:
         third = max(1, len(means) // 3)
         low, high = float(np.mean(means[:third])), float(np.mean(means[-third:]))
         verb = "grows" if high > _GROWS * low else "shrinks" if low > _GROWS * high else "stays about the same"
-        return f"{verb} in {name} ({low:.1f} to {high:.1f}{_SPACE}px)"
+        return f"{verb} in {name} ({low:.2f} to {high:.2f}{_SPACE}px)"
 
     def spread(name: str) -> str | None:
         found = analysis.of("attention-distance", name)
         if not found or not isinstance(found[0].result, AttentionDistance):
             return None
         heads = next(heads_A for heads_A in found[0].result.heads if heads_A is not None)
-        return f"{heads.min():.1f} to {heads.max():.1f}{_SPACE}px in {name}" if len(heads) > 1 else None
+        return f"{heads.min():.2f} to {heads.max():.2f}{_SPACE}px in {name}" if len(heads) > 1 else None
 
     depth, heads = _by_name(analysis, words), _by_name(analysis, spread)
     sentences = [f"From the first third of the layers to the last, it {listed(depth)}."] if depth else []
@@ -164,7 +165,7 @@ def _of_training(analysis: Analysis) -> list[str]:
         before, after = (headline(analysis, "receptive-field", name, state) for state in ("initial", "trained"))
         if before is None or after is None:
             return None
-        return f"from {before.mean:.1f} to {after.mean:.1f}{_SPACE}px in {name}"
+        return f"from {before.mean:.2f} to {after.mean:.2f}{_SPACE}px in {name}"
 
     found = _by_name(analysis, words)
     return [f"Training changed it {listed(found)}."] if found else []
@@ -191,10 +192,10 @@ def _of_kinds(analysis: Analysis) -> list[str]:
             kind: _mean_of_layers(analysis, "kernels", f"{kind} kernels", name) for kind in _KINDS
         }
         known = [f"{100 * share:.0f}{_SPACE}% {kind}" for kind, share in shares.items() if share is not None]
-        return f"{', '.join(known)} in {name}" if known else None
+        return f"{', '.join(known)}" if known else None
 
-    found = _by_name(analysis, words)
-    return [f"Kernels are {'; '.join(found)}."] if found else []
+    found = [f"{words(name)} in {name}" for name in analysis.names if words(name)]
+    return [f"By kind, the kernels are {'; '.join(found)}."] if found else []
 
 
 _PARTICULARS: dict[str, Callable[[Analysis], list[str]]] = {
