@@ -2,9 +2,9 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import pytest
@@ -81,8 +81,9 @@ def found(report: Path) -> dict[str, Any]:
     return values
 
 
-@pytest.fixture
-def page(browser: Browser, report: Path) -> Any:
+@pytest.fixture(scope="module")
+def page(browser: Browser, report: Path) -> Iterator[Page]:
+    """The page, which no test changes for good."""
     with opened(browser, report) as page:
         yield page
 
@@ -189,17 +190,17 @@ def test_a_phone_shows_the_page_without_scrolling_sideways(browser: Browser, rep
 
 @pytest.mark.parametrize(("scheme", "lowest", "highest"), [("light", 0.9, 1.0), ("dark", 0.0, 0.03)])
 def test_both_color_schemes_are_readable(
-    browser: Browser, report: Path, scheme: str, lowest: float, highest: float
+    page: Page, scheme: Literal["light", "dark"], lowest: float, highest: float
 ) -> None:
-    with opened(browser, report, color_scheme=scheme) as page:
-        for selector in (
-            "h1, h2, p, td, th, figcaption, .overline, dt, dd",
-            ".xtick text, .ytick text, .xtitle, .ytitle, .legendtext",
-        ):
-            background, contrast, count = page.evaluate(CONTRAST, selector)
-            assert lowest <= background <= highest
-            assert count > 10
-            assert contrast >= 4.5
+    page.emulate_media(color_scheme=scheme)
+    for selector in (
+        "h1, h2, p, td, th, figcaption, .overline, dt, dd",
+        ".xtick text, .ytick text, .xtitle, .ytitle, .legendtext",
+    ):
+        background, contrast, count = page.evaluate(CONTRAST, selector)
+        assert lowest <= background <= highest
+        assert count > 10
+        assert contrast >= 4.5
 
 
 def analyzed(arguments: list[str], folder: Path) -> dict[str, Any]:
