@@ -213,7 +213,7 @@ def analyzed(arguments: list[str], folder: Path) -> dict[str, Any]:
 def test_files_are_compared_with_the_first(study: Path, tmp_path: Path) -> None:
     runs = {run.variant: run.folder for run in STUDY.runs(study.parent / RUNS)}
     files = [str(runs[name] / "last.safetensors") for name in ("DeiT", "depth-wise")]
-    data = ["--data.source", "digits", "--data.held_out", "0.5", "--measures", "[robustness,locality-index]"]
+    data = ["--data.source", "digits", "--data.held_out", "0.5", "--measures", "robustness", "locality-index"]
     values = analyzed([*files, *data], tmp_path)
     assert values["models"] == [runs["DeiT"].name, runs["depth-wise"].name]
     assert list(values["measures"]) == ["locality-index", "robustness"]
@@ -223,7 +223,7 @@ def test_files_are_compared_with_the_first(study: Path, tmp_path: Path) -> None:
 
 
 def test_models_by_name_see_a_folder_of_photos(tmp_path: Path, photos: Callable[[int], Path]) -> None:
-    arguments = ["test_vit", "resnet10t", "--images", str(photos(5)), "--measures", "[token-similarity,robustness]"]
+    arguments = ["test_vit", "resnet10t", "--images", str(photos(5)), "--measures", "token-similarity", "robustness"]
     values = analyzed(arguments, tmp_path / "out")
     assert values["images"].startswith("5 images from ")
     assert "resnet10t: ResNet has no token layout" in values["measures"]["token-similarity"]["not_measurable"][0]

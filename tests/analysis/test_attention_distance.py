@@ -100,7 +100,7 @@ def test_a_models_weights_are_those_that_queries_and_keys_give() -> None:
     assert found.heads[0] == pytest.approx(expected_BA.mean(axis=0), rel=1e-10)
     assert found.quantiles[0] is not None
     assert found.quantiles[0][2] == pytest.approx(np.median(expected_BA, axis=0), rel=1e-10)
-    assert found.series()["nearest head"] == [pytest.approx(expected_BA.mean(axis=0).min(), rel=1e-10)]
+    assert list(found.series()["nearest head"]) == [pytest.approx(expected_BA.mean(axis=0).min(), rel=1e-10)]
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from toy_models import tiny
 
 from localvit.analysis import NotMeasurableError, depthwise_kernels
@@ -19,7 +20,7 @@ GAUSS = np.outer([1.0, 2, 1], [1, 2, 1]) / 6
     ("kernel", "kind"),
     [(IDENTITY, "identity"), (BLUR, "blur"), (EDGE, "edge"), (-BLUR, "blur"), (GAUSS, "blur"), (EDGE.T, "edge")],
 )
-def test_every_pattern_has_its_kind(kernel: np.ndarray, kind: str) -> None:  # type: ignore[type-arg]
+def test_every_pattern_has_its_kind(kernel: NDArray[np.float64], kind: str) -> None:
     assert kind_of(kernel) == kind
     noise = np.random.default_rng(0).normal(scale=0.05, size=(3, 3))
     assert kind_of((kernel + noise) / np.linalg.norm(kernel + noise)) == kind

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from toy_models import MixingModel, OnMap, Zero, convolution, images, tiny
 
@@ -14,7 +15,7 @@ from localvit.analysis.measures.frequencies import diagonal_amplitudes, diagonal
 from localvit.analysis.measures.token_similarity import mean_cosine
 
 
-def curve(map_HW: Tensor) -> np.ndarray:  # type: ignore[type-arg]
+def curve(map_HW: Tensor) -> NDArray[np.float64]:
     return relative_log(diagonal_amplitudes(map_HW.double()[None, None]).numpy())
 
 
@@ -61,7 +62,7 @@ def test_layers_are_read_after_either_branch() -> None:
     found = frequency_amplitudes(model, noise)
     before, after = found.after_attention[0], found.after_feed_forward[0]
     assert before == pytest.approx(relative_log(diagonal_amplitudes(noise).numpy()), rel=1e-5)
-    assert found.series()["change by feed-forward"] == [pytest.approx(after[-1] - before[-1])]
+    assert list(found.series()["change by feed-forward"]) == [pytest.approx(after[-1] - before[-1])]
     assert after[-1] < before[-1] - 1
 
 
@@ -98,7 +99,8 @@ def test_prefix_tokens_do_not_count() -> None:
 def features(model: MixingModel, shown: Tensor) -> Tensor:
     """What the only layer of a mixing model returns, flattened."""
     x_BHWD = model.blocks[0](shown.permute(0, 2, 3, 1))
-    return x_BHWD.flatten(1)
+    x_BF: Tensor = x_BHWD.flatten(1)
+    return x_BF
 
 
 def plain_cka(x_BF: Tensor, y_BF: Tensor) -> float:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import scipy.signal
+import timm
 import torch
 from torch import Tensor, nn
 from toy_models import MixingModel, OnMap, Zero, convolution, images, tiny
@@ -131,6 +132,29 @@ def test_a_stem_with_branches_and_pooling_blocks_are_refused() -> None:
 
     with pytest.raises(NotMeasurableError, match="side by side"):
         effective_receptive_field(Stem(), torch.randn(1, 1, 8, 8))
+    with pytest.raises(NotMeasurableError, match="inside of its blocks"):
+        effective_receptive_field(timm.create_model("mvitv2_tiny"), torch.randn(1, 3, 224, 224))
+
+
+@pytest.mark.parametrize(
+    ("stem", "start"),
+    [(nn.MaxPool2d(3, 2, 1), 0.5), (nn.AvgPool2d(2), 1.0), (nn.Conv2d(1, 1, 5, padding="same"), None)],
+)
+def test_pooling_moves_tokens_and_uneven_padding_is_refused(stem: nn.Module, start: float | None) -> None:
+    class Pooled(MixingModel):
+        def __init__(self) -> None:
+            super().__init__((Zero(), OnMap(lambda x: x)))
+            self.stem = stem
+
+        def forward(self, images_BCHW: Tensor) -> Tensor:
+            return super().forward(self.stem(images_BCHW))
+
+    if start is None:
+        with pytest.raises(NotMeasurableError, match="pads"):
+            effective_receptive_field(Pooled(), torch.randn(1, 1, 8, 8))
+        return
+    found = effective_receptive_field(Pooled(), torch.randn(1, 1, 8, 8))
+    assert found.centres_L2[0].tolist() == [start + 2 * 2] * 2
 
 
 def test_spacing_is_that_of_the_image_that_was_shown() -> None:

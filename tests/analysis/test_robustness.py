@@ -84,7 +84,8 @@ class Bag(nn.Module):
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Logits (B, 5)."""
-        return self.score(images_BCHW).double().sin().sum(dim=(2, 3))
+        logits_BK: Tensor = self.score(images_BCHW).double().sin().sum(dim=(2, 3))
+        return logits_BK
 
 
 def test_a_bag_of_patches_does_not_change_under_shuffling() -> None:

@@ -70,7 +70,7 @@ WRONG = {
         test_vit test_vit --images {png} | test_vit | test_vit --images nothing | test_vit --images {folder}
         test_vit --images {text_png} | test_vit --data.root nothing | test_vit --data.root {folder}
         test_vit --data.source shelf | test_vit --images {png} --count 0 | test_vit --images {png} --count many
-        test_vit --images {png} --measures [no_such] | test_vit --images {png} --measures 7
+        test_vit --images {png} --measures no_such | test_vit --images {png} --measures 7
         test_vit --images {png} --device abacus | test_vit --images {png} --output {file} | test_vit --no-such
         --study nothing | --study {folder} | --study {broken_study} | --study {list_study} | --study {old_study}
         test_vit --study {folder} | --images {png} | --pretrained perhaps

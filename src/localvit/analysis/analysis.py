@@ -98,12 +98,22 @@ def require_measures(names: Sequence[str]) -> list[str]:
     return [name for name in MEASURES if not names or name in names]
 
 
-def images_needed(measures: Sequence[str], models: int, count: int) -> int:
+def images_needed(
+    subjects: Sequence[Subject],
+    measures: Sequence[str],
+    count: int,
+    reference_of: Callable[[Subject], Subject | None],
+) -> int:
     """Number of images that all measures of all models will see, to show progress."""
-    once = [
-        min(MEASURES[name].images, count) * (1 + MEASURES[name].initially + (name == ALIGNMENT)) for name in measures
-    ]
-    return models * sum(once)
+    total = 0
+    for subject in subjects:
+        for name in measures:
+            seen = min(MEASURES[name].images, count)
+            if name == ALIGNMENT:
+                total += seen * (reference_of(subject) is not None)
+            else:
+                total += seen * (1 + (MEASURES[name].initially and subject.load_initial is not None))
+    return total
 
 
 def analyze(

@@ -101,13 +101,15 @@ def high_pass(images_BCHW: Tensor, generator: torch.Generator, *, cut: float) ->
 def to_patches(images_BCHW: Tensor, cells: int) -> Tensor:
     """Patches (B, P, C, H / cells, W / cells) of images, row by row."""
     cut = images_BCHW.unflatten(3, (cells, -1)).unflatten(2, (cells, -1))
-    return cut.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
+    patches_BPCYX: Tensor = cut.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
+    return patches_BPCYX
 
 
 def from_patches(patches_BPCYX: Tensor, cells: int) -> Tensor:
     """The inverse of :func:`to_patches`."""
     cut = patches_BPCYX.unflatten(1, (cells, cells)).permute(0, 3, 1, 4, 2, 5)
-    return cut.flatten(4, 5).flatten(2, 3)
+    images_BCHW: Tensor = cut.flatten(4, 5).flatten(2, 3)
+    return images_BCHW
 
 
 def _filtered(images_BCHW: Tensor, keep: Callable[[Tensor], Tensor]) -> Tensor:
@@ -115,4 +117,5 @@ def _filtered(images_BCHW: Tensor, keep: Callable[[Tensor], Tensor]) -> Tensor:
     rows_H1, columns_1W = (2 * torch.fft.fftfreq(side) for side in (height, width))
     distance_HW = torch.hypot(rows_H1[:, None], columns_1W[None]).to(images_BCHW.device)
     spectrum_BCHW = torch.fft.fft2(images_BCHW.float()) * keep(distance_HW)
-    return torch.fft.ifft2(spectrum_BCHW).real.to(images_BCHW.dtype)
+    filtered_BCHW: Tensor = torch.fft.ifft2(spectrum_BCHW).real.to(images_BCHW.dtype)
+    return filtered_BCHW

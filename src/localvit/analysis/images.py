@@ -43,7 +43,7 @@ class UnlabeledImages:
                 raise DataError(f"{entry.path}: {reason}. Give an image or a folder of images with --images")
         self._paths = [entry.path for entry in entries]
         self._channels = channels
-        self.class_names = (UNLABELED,)
+        self.class_names: tuple[str, ...] = (UNLABELED,)
         self.labels_M: NDArray[np.int64] = np.zeros(len(entries), dtype=np.int64)
 
     def read(self, index: int) -> Image.Image:

@@ -111,9 +111,10 @@ class WatchedModel:
                 "localvit.register_layout"
             ) from error
         self.model: Any = copy.deepcopy(model).eval().requires_grad_(False)
+        module: Any
         for module in self.model.modules():
-            if hasattr(module, "fused_attn"):  # fused attention never forms the matrix of weights
-                module.fused_attn = False
+            if hasattr(module, "fused_attn"):
+                module.fused_attn = False  # fused attention never forms the matrix of weights
         blocks = list(self.layout.blocks(self.model))
         names = {id(module): name for name, module in self.model.named_modules()}
         grids = self.layout.watch(self.model, blocks)
@@ -217,4 +218,5 @@ def batches_of(images: Tensor | Iterable[Tensor], batch_size: int = 32) -> Itera
         raise ValueError(
             f"images have the shape {tuple(images.shape)}; it must be (B, C, H, W) with at least one image"
         )
-    return images.split(batch_size)
+    batches: Iterable[Tensor] = images.split(batch_size)
+    return batches

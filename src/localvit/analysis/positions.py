@@ -140,7 +140,7 @@ class Spacing:
 
 
 class SpacingWatch:
-    """Follows the spacing of tokens through the convolutions and unfoldings outside of a model's blocks.
+    """Follows the spacing of tokens through convolutions, pooling and unfolding outside of a model's blocks.
 
     Overlapping windows shift the middle of a token: with a kernel of 7, a stride of 4 and a padding of 2, the first
     token of an image lies at 1.5 pixels, not at 2. Whatever else makes the grid smaller puts whole rectangles together.
@@ -160,11 +160,11 @@ class SpacingWatch:
             )
         self.image: Grid = (0, 0)
         self.axes = (Spacing(), Spacing())
-        self._images = 0
+        self._images, self._problem = 0, ""
         inside = {id(module) for layer in watched.layers for module in layer.block.modules()}
         watched.model.register_forward_pre_hook(self._start)
         for module in watched.model.modules():
-            if isinstance(module, nn.Conv2d | nn.Unfold) and id(module) not in inside:
+            if isinstance(module, nn.Conv2d | nn.Unfold | nn.MaxPool2d | nn.AvgPool2d) and id(module) not in inside:
                 module.register_forward_hook(self._follow)
         if isinstance(watched.model, T2TViT):
             split: Callable[..., None] = partial(self._unfold, watched.model.tokens_to_token.first_split)
@@ -177,11 +177,15 @@ class SpacingWatch:
         """The spacing of tokens on ``grid``, along rows and columns.
 
         Raises:
-            NotMeasurableError: if the convolutions before the grid do not follow one after the other.
+            NotMeasurableError: if the convolutions before the grid do not follow one after the other, or pad unevenly.
         """
         steps = [image / side for image, side in zip(self.image, grid, strict=True)]
+        if self._problem:
+            raise NotMeasurableError(f"{self._problem}, so the place of a token in the image is not known exactly")
         if any(axis.step > step * (1 + _TOLERANCE) for axis, step in zip(self.axes, steps, strict=True)):
-            raise NotMeasurableError("convolutions run side by side in its stem, so the place of a token is not known")
+            raise NotMeasurableError(
+                "convolutions run side by side before its blocks, so the place of a token is not known"
+            )
         self.axes = tuple(axis.parted(step) for axis, step in zip(self.axes, steps, strict=True))  # type: ignore[assignment]
         return self.axes
 
@@ -189,8 +193,16 @@ class SpacingWatch:
         self.image, self._images, self.axes = tuple(args[0].shape[-2:]), len(args[0]), (Spacing(), Spacing())
 
     def _follow(self, module: Any, args: tuple[Any, ...], output: Tensor) -> None:
-        if args[0].ndim == 4 and len(args[0]) == self._images:
-            self._apply(*(_pair(getattr(module, name)) for name in ("kernel_size", "stride", "padding")))
+        if args[0].ndim != 4 or len(args[0]) != self._images:
+            return
+        windows = [_pair(getattr(module, name)) for name in ("kernel_size", "stride", "padding")]
+        counts = [
+            (side + 2 * padding - kernel) // stride + 1
+            for side, kernel, stride, padding in zip(args[0].shape[-2:], *windows, strict=True)
+        ]
+        if counts[0] * counts[1] != output.shape[2:].numel():
+            self._problem = f"{type(module).__name__} pads or dilates on its own"
+        self._apply(*windows)
 
     def _unfold(self, split: dict[str, int], module: nn.Module, args: tuple[Any, ...]) -> None:
         self._apply(*(_pair(split[name]) for name in ("kernel_size", "stride", "padding")))
@@ -201,4 +213,6 @@ class SpacingWatch:
 
 
 def _pair(value: Any) -> tuple[int, int]:
+    if isinstance(value, str):  # the padding of a convolution, whose output then does not fit
+        return (0, 0)
     return (value, value) if isinstance(value, int) else (value[0], value[1])

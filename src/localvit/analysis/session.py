@@ -161,8 +161,8 @@ def _run(
         return None if other is None else by_run.get((other, subject.seed))
 
     first = images_of(found[0])  # opens the images, so that a missing folder is an error before anything is computed
-    total = images_needed(measures, len(found), first.count)
-    with progress_bar(console, "images") as progress:
+    total = images_needed(found, measures, first.count, reference_of)
+    with progress_bar(console) as progress:
         task = progress.add_task("", total=total)
 
         def show(what: str, done: int) -> None:

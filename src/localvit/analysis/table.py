@@ -121,6 +121,6 @@ MEASURES: dict[str, Measure] = {
         "Naseer et al. 2021; Park and Kim 2022",
         "accuracy",
         "%",
-        *(4096, 64, _robustness),
+        *(4096, 32, _robustness),
     ),
 }

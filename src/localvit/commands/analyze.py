@@ -33,7 +33,7 @@ def parser() -> Parser:
     parser.add_argument(
         "--count", type=PositiveInt, default=512, help="most images to use, evenly spaced over the held-out ones"
     )
-    parser.add_argument("--measures", type=list[str], default=[], help="names of measures, as in a list (default: all)")
+    parser.add_argument("--measures", type=str, nargs="+", default=[], help="names of measures (default: all)")
     parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, mps, or auto for the best available")
     parser.add_argument("--threads", type=PositiveInt | None, default=None, help="CPU threads (default: PyTorch's)")
     parser.add_argument(

@@ -69,21 +69,21 @@ def linear_cka(
     """
     ours, theirs = WatchedModel(model), WatchedModel(other)
     shown = batches_of(images if other_images is None else other_images, batch_size)
-    between_LK, within_L, within_K = 0.0, 0.0, 0.0
+    between_LK = np.zeros((len(ours.layers), len(theirs.layers)))
+    within_L, within_K = np.zeros(len(ours.layers)), np.zeros(len(theirs.layers))
     used = 0
     for images_BCHW, others_BCHW in zip(batches_of(images, batch_size), shown, strict=True):
         if len(images_BCHW) < _FEWEST:
             continue  # the rest of a division into batches
         grams_LBB, grams_KBB = _grams(ours, images_BCHW), _grams(theirs, others_BCHW)
-        between_LK = between_LK + unbiased_hsic(grams_LBB[:, None], grams_KBB[None]).numpy()
-        within_L = within_L + unbiased_hsic(grams_LBB, grams_LBB).numpy()
-        within_K = within_K + unbiased_hsic(grams_KBB, grams_KBB).numpy()
+        between_LK += unbiased_hsic(grams_LBB[:, None], grams_KBB[None]).numpy()
+        within_L += unbiased_hsic(grams_LBB, grams_LBB).numpy()
+        within_K += unbiased_hsic(grams_KBB, grams_KBB).numpy()
         used += len(images_BCHW)
     if not used:
         raise ValueError(f"no batch has {_FEWEST} images, which the unbiased estimate needs; give more images")
-    names = (tuple(layer.name for layer in watched.layers) for watched in (ours, theirs))
-    scale_LK = np.sqrt(np.outer(within_L, within_K))
-    return Alignment(*names, between_LK / scale_LK)
+    layers, other_layers = (tuple(layer.name for layer in watched.layers) for watched in (ours, theirs))
+    return Alignment(layers, other_layers, between_LK / np.sqrt(np.outer(within_L, within_K)))
 
 
 def unbiased_hsic(gram_BB: Tensor, other_BB: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 Shape suffixes: B images, A heads, W windows, N queries of a window, K keys of a window, S images in all, Q quantiles.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -40,7 +40,11 @@ class AttentionDistance:
 
     def series(self) -> Mapping[str, Sequence[float | None]]:
         """By layer: the mean over heads, and the nearest and the farthest head."""
-        found = {"mean": np.mean, "nearest head": np.min, "farthest head": np.max}
+        found: dict[str, Callable[[Floats], Any]] = {
+            "mean": np.mean,
+            "nearest head": np.min,
+            "farthest head": np.max,
+        }
         return {
             name: [None if heads_A is None else float(take(heads_A)) for heads_A in self.heads]
             for name, take in found.items()
@@ -136,7 +140,8 @@ def _in_windows(weights: Tensor | None, positions: AttentionPositions, layer: La
             f"{type(layer.block).__name__}: weights of shape {tuple(weights.shape)} do not fit its {queries} queries "
             f"and {keys} keys"
         )
-    return weights.unflatten(0, (-1, windows)).transpose(1, 2)
+    weights_BAWNK: Tensor = weights.unflatten(0, (-1, windows)).transpose(1, 2)
+    return weights_BAWNK
 
 
 def _keep(weights: dict[int, Tensor], index: int, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:

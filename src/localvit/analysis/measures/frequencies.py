@@ -95,19 +95,24 @@ def diagonal_amplitudes(maps_BDHW: Tensor) -> Tensor:
     """Amplitudes (F,) of the frequencies of :func:`diagonal_frequencies`, summed over images and channels, float64."""
     rows_F, columns_F = _diagonal((maps_BDHW.shape[2], maps_BDHW.shape[3]))
     spectrum_BDHW = torch.fft.fft2(maps_BDHW.double()).abs()
-    return spectrum_BDHW[:, :, rows_F, columns_F].sum(dim=(0, 1))
+    amplitudes_F: Tensor = spectrum_BDHW[:, :, rows_F, columns_F].sum(dim=(0, 1))
+    return amplitudes_F
 
 
 def diagonal_frequencies(grid: tuple[int, int]) -> Floats:
     """The frequencies (F,) of a grid from 0 along its diagonal, in units of pi: at most 1, which even sides reach."""
     indices = _diagonal(grid)
-    return np.mean([2 * np.array(index) / side for index, side in zip(indices, grid, strict=True)], axis=0)
+    frequencies_F: Floats = np.mean(
+        [2 * np.array(index) / side for index, side in zip(indices, grid, strict=True)], axis=0
+    )
+    return frequencies_F
 
 
 def relative_log(amplitudes_F: Floats) -> Floats:
     """Natural logarithm of amplitudes over the first."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.log(amplitudes_F) - np.log(amplitudes_F[0])
+        logs_F: Floats = np.log(amplitudes_F) - np.log(amplitudes_F[0])
+    return logs_F
 
 
 def _diagonal(grid: tuple[int, int]) -> tuple[list[int], list[int]]:

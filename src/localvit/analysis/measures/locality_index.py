@@ -169,4 +169,5 @@ def added_gradient(
     if gradient_BMD.shape[2] == signs_BD.shape[1]:  # the skip connection passes the token on unchanged
         gradient_BMD = gradient_BMD.clone()
         gradient_BMD[:, token] -= signs_BD
-    return gradient_BMD.norm(dim=2)
+    norms_BM: Tensor = gradient_BMD.norm(dim=2)
+    return norms_BM

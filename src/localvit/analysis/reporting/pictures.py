@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 _DPI = 100
 _WIDTH = 800  # pixels
@@ -28,7 +29,7 @@ _MARKERS = {
     **{"cross": "P", "pentagon": "p", "hexagram": "h"},
 }
 # Text stays text, ids do not change from run to run, and names such as $x$ are no formulas.
-_SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "localvit", "font.size": 10, "text.parse_math": False}
+_SETTINGS: Any = {"svg.fonttype": "none", "svg.hashsalt": "localvit", "font.size": 10, "text.parse_math": False}
 
 
 def svg(figure: go.Figure) -> str:
@@ -100,7 +101,7 @@ def _frame(axes: Axes, figure: go.Figure, y_name: str) -> None:
         if layout.tickvals is not None:
             one.set_ticks(list(layout.tickvals), [_text(text) for text in layout.ticktext])
         elif layout.dtick:
-            one.get_major_locator().set_params(integer=True)  # type: ignore[attr-defined]
+            one.set_major_locator(MaxNLocator(integer=True))
     if figure.layout[f"xaxis{number}"].side == "top":
         axes.xaxis.tick_top()
     for name, limit in ((f"xaxis{number}", axes.set_xlim), (f"yaxis{number}", axes.set_ylim)):

@@ -21,7 +21,8 @@ _KINDS = ("identity", "blur", "edge")
 def answer(analysis: Analysis, measure: str) -> list[str]:
     """The answer of one measure: locality's own effect, the differences from baselines, and particulars."""
     found = _of_alignment(analysis) if measure == ALIGNMENT else _comparisons(analysis, measure)
-    return [*(found or _values(analysis, measure)), *_PARTICULARS.get(measure, lambda _: [])(analysis)]
+    particulars = _PARTICULARS.get(measure)
+    return [*(found or _values(analysis, measure)), *(particulars(analysis) if particulars else [])]
 
 
 def figure(interval: Interval, measure: str, *, sign: bool = False, bounds: bool = True) -> str:
@@ -151,11 +152,11 @@ def _of_depth(analysis: Analysis) -> list[str]:
         if not found or not isinstance(found[0].result, AttentionDistance):
             return None
         heads = next(heads_A for heads_A in found[0].result.heads if heads_A is not None)
-        return f"{heads.min():.2f} to {heads.max():.2f}{_SPACE}px in {name}" if len(heads) > 1 else None
+        return f"{heads.min():.2f} and {heads.max():.2f}{_SPACE}px in {name}" if len(heads) > 1 else None
 
     depth, heads = _by_name(analysis, words), _by_name(analysis, spread)
     sentences = [f"From the first third of the layers to the last, it {listed(depth)}."] if depth else []
-    return sentences + ([f"Heads of the first layer reach from near to far: {listed(heads)}."] if heads else [])
+    return sentences + ([f"Heads of the first layer lie between {listed(heads)}."] if heads else [])
 
 
 def _of_training(analysis: Analysis) -> list[str]:
