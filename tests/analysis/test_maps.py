@@ -57,11 +57,13 @@ def test_white_noise_through_a_box_loses_ln_9_at_pi() -> None:
 
 
 def test_layers_are_read_after_either_branch() -> None:
-    model = MixingModel((Zero(), convolution(torch.ones(3, 3) / 9, skip=False)))
+    sharpen = OnMap(lambda x: x - x.roll(1, 2))
+    model = MixingModel((sharpen, convolution(torch.ones(3, 3) / 9, skip=False)))
     noise = 1 + torch.randn(64, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     found = frequency_amplitudes(model, noise)
     before, after = found.after_attention[0], found.after_feed_forward[0]
-    assert before == pytest.approx(relative_log(diagonal_amplitudes(noise).numpy()), rel=1e-5)
+    attended = noise + noise - noise.roll(1, 2)
+    assert before == pytest.approx(relative_log(diagonal_amplitudes(attended).numpy()), rel=1e-5)
     assert list(found.series()["change by feed-forward"]) == [pytest.approx(after[-1] - before[-1])]
     assert after[-1] < before[-1] - 1
 

@@ -61,10 +61,17 @@ def test_attention_alone_reaches_every_pixel() -> None:
 
 def test_random_signs_estimate_the_norm_over_all_features() -> None:
     generator = torch.Generator().manual_seed(0)
-    weight_DP = torch.randn(6, 4, generator=generator).double()
-    image = torch.randn(1, 1, 2, 2, generator=generator).double().requires_grad_()
+    weight_DP = torch.randn(6, 3 * 4, generator=generator).double()
+    image = torch.randn(1, 3, 2, 2, generator=generator).double().requires_grad_()
     found_BYX = gradient_map((weight_DP @ image.flatten())[None], image, 4000, generator)
-    assert found_BYX.flatten().numpy() == pytest.approx(weight_DP.norm(dim=0).numpy(), rel=0.05)
+    expected_P = weight_DP.unflatten(1, (3, 4)).norm(dim=(0, 1))
+    assert found_BYX.flatten().numpy() == pytest.approx(expected_P.numpy(), rel=0.05)
+
+
+def test_the_middle_of_a_rectangle_is_in_the_middle_of_both_sides() -> None:
+    found = effective_receptive_field(boxes(1), torch.randn(1, 1, 7, 15).double())
+    rows, columns = np.nonzero(found.maps_LYX[0])
+    assert (rows.mean() + 0.5, columns.mean() + 0.5) == tuple(found.centres_L2[0]) == (3.5, 7.5)
 
 
 def test_half_radius_of_a_uniform_disc_is_the_root_of_a_half() -> None:

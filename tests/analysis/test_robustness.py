@@ -123,6 +123,15 @@ def test_accuracy_is_counted_over_all_batches() -> None:
     assert "accuracy" not in robustness(model, shown).series()
 
 
+def test_predictions_are_kept_if_they_are_those_of_the_unchanged_image() -> None:
+    torch.manual_seed(0)
+    model, shown = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 5)), torch.randn(50, 3, 16, 16)
+    found = robustness(model, shown, torch.full((50,), 7))
+    assert found.kept[0] == 100
+    assert max(found.kept[1:5]) < 100
+    assert found.accuracy == (0.0,) * len(found.conditions), "no image is of class 7"
+
+
 def test_labels_must_be_as_many_as_images() -> None:
     with pytest.raises(ValueError, match="10 images and 3 labels"):
         robustness(Bag(), torch.randn(10, 3, 16, 16), torch.zeros(3))

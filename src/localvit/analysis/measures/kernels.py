@@ -101,7 +101,7 @@ def describe(layer: str, index: int, kernels_EYX: Floats) -> LayerKernels:
     _, singular_T, components_TT = np.linalg.svd(unit_EYX.reshape(len(unit_EYX), -1), full_matrices=False)
     squares_T = singular_T**2
     spectrum_EFF = np.abs(np.fft.fft2(kernels_EYX, s=(_FREQUENCIES, _FREQUENCIES)))
-    kinds = [kind_of(unit_YX) for unit_YX in unit_EYX]
+    kinds = [kind_of(kernel_YX) for kernel_YX in kernels_EYX]
     return LayerKernels(
         layer,
         index,
@@ -114,20 +114,18 @@ def describe(layer: str, index: int, kernels_EYX: Floats) -> LayerKernels:
     )
 
 
-def kind_of(unit_YX: Floats) -> Kind:
-    """The kind of a kernel of norm 1: the pattern that holds most of its square.
+def kind_of(kernel_YX: Floats) -> Kind:
+    """What a kernel does to a map, by the sums of its taps and of their absolute values.
 
-    The identity is a kernel with nothing but its middle, blur is a box, and edge is all that lies outside of the plane
-    of these two: differences between neighbors.
+    Edge: taps cancel, so that less than half of the absolute sum is left of a constant map; differences between
+    neighbors do this, and so does a token minus its neighbors. Identity: the middle tap is at least half of the
+    absolute sum. Blur: everything else, a mean over several tokens.
     """
-    identity_YX = np.zeros_like(unit_YX)
-    identity_YX[unit_YX.shape[0] // 2, unit_YX.shape[1] // 2] = 1
-    box_YX = np.full_like(unit_YX, unit_YX.size**-0.5)
-    ring_YX = box_YX - (box_YX * identity_YX).sum() * identity_YX  # the box, orthogonal to the identity
-    ring_YX /= np.linalg.norm(ring_YX)
-    squares = [float((unit_YX * pattern_YX).sum()) ** 2 for pattern_YX in (identity_YX, box_YX, ring_YX)]
-    edge = 1 - squares[0] - squares[2]
-    return KINDS[int(np.argmax([squares[0], squares[1], edge]))]
+    total = np.abs(kernel_YX).sum()
+    if abs(kernel_YX.sum()) < total / 2:
+        return "edge"
+    middle = abs(kernel_YX[kernel_YX.shape[0] // 2, kernel_YX.shape[1] // 2])
+    return "identity" if middle >= total / 2 else "blur"
 
 
 def _kernels(layer: Layer, mlp: str) -> Floats | None:

@@ -22,7 +22,7 @@ Drawn = tuple[go.Figure, str]
 MOST_PIXELS = 56  # a side of a receptive field
 _MOST_KERNELS = 16  # of a layer
 _COMPONENTS = 3
-_TILE = 110  # most pixels of the page a side
+_TILE = 140  # most pixels of the page a side
 _WIDTH = 720  # pixels of the page for all columns
 
 
@@ -77,7 +77,7 @@ def alignment(analysis: Analysis) -> Drawn | None:
             row=row,
             col=1,
         )
-        figure.update_yaxes(title=label(f"layer of {name}", 20), row=row, col=1)
+        figure.update_yaxes(title=label(f"layer of {name}", 34), row=row, col=1)
         figure.update_xaxes(title={"text": label(f"layer of {other}"), "standoff": 2}, row=row, col=1)
     style(figure, height=60 + 260 * len(shown))
     figure.update_xaxes(dtick=1, showgrid=False)
@@ -129,7 +129,7 @@ def gallery(
     figure.update_layout(showlegend=False, margin={"t": 44, "b": 12})
     figure.update_yaxes(
         tickvals=[r * down + (height - 1) / 2 for r in range(len(rows))],
-        ticktext=[label(name, 14) for name in names],
+        ticktext=[label(name, 22) for name in names],
         range=[len(wall) - 0.5, -0.5],
         showgrid=False,
         scaleanchor="x",
