@@ -36,6 +36,8 @@ sys.exit(localvit_command.main())
         (["bench", "--precisions", "fp32"], 2, "Did you mean precision?"),
         (["report", "--outptu", "a", "b"], 2, "Did you mean output?"),
         (["models", "--jsn"], 2, "Did you mean json?"),
+        (["analyze", "--help"], 0, "--study"),
+        (["analyze", "a", "--mesures", "b"], 2, "Did you mean measures?"),
         (["convert", "a"], 2, "target"),
     ],
 )
@@ -63,7 +65,8 @@ def test_public_names_are_there_whatever_was_imported_before() -> None:
     code = (
         "import importlib, pkgutil, sys\n"
         "import localvit\n"
-        "for name in ('localvit.training', 'localvit.benchmark', 'localvit.studies', 'localvit.data'):\n"
+        "for name in ('localvit.training', 'localvit.benchmark', 'localvit.studies', 'localvit.data',"
+        " 'localvit.analysis'):\n"
         "    package = importlib.import_module(name)\n"
         "    for module in pkgutil.walk_packages(package.__path__, name + '.'):\n"
         "        importlib.import_module(module.name)\n"

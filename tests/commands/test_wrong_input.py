@@ -65,6 +65,17 @@ WRONG = {
         {folder} nothing | --output {folder} | {folder} --output {file} | --no-such | {broken_study} {list_study}
         {old_study} | {folder} --output | nothing --output {out_folder} | {text} {text} | {bare}
     """,
+    "analyze": """
+        nothing.safetensors | no_such_model | {folder}/a.safetensors | {empty} | {binary} | {text} --images {png}
+        {long} | {bare} --images {png} | {bare} --model no_such --images {png} | {truncated} --images {png}
+        test_vit test_vit --images {png} | test_vit | test_vit --images nothing | test_vit --images {folder}
+        test_vit --images {text_png} | test_vit --data.root nothing | test_vit --data.root {folder}
+        test_vit --data.source shelf | test_vit --images {png} --count 0 | test_vit --images {png} --count many
+        test_vit --images {png} --measures no_such | test_vit --images {png} --measures 7
+        test_vit --images {png} --device abacus | test_vit --images {png} --output {file} | test_vit --no-such
+        --study nothing | --study {folder} | --study {broken_study} | --study {list_study} | --study {old_study}
+        test_vit --study {folder} | --images {png} | --pretrained perhaps
+    """,
     "models": """
         extra | --no-such | --json yes | --json --no-such | -x | --output a | localvit | 1 | --jsn | {file} | {long}
         --json extra | --config {file} | -j | --json=no | --all | --model deit | --help-me | {folder} | nothing nothing

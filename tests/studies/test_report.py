@@ -1,16 +1,16 @@
 """The report as a person opens it: in a browser, without a network."""
 
 import re
-import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from made_up_study import ACCURACIES, COSTS, EPOCHS, ODD, PAIRS, PAIRS_ACCURACIES, STUDY, summary
-from playwright.sync_api import Browser, Page, sync_playwright
+from pages import CONTRAST, opened
+from playwright.sync_api import Browser, Page
 
 from localvit.studies.config import StudyConfig, Sweep
 from localvit.studies.record import Costs, Look, SweepOutcome
@@ -21,47 +21,7 @@ from localvit.training.overrides import with_overrides
 
 CHARTS = ("own-chart", "effects", "accuracy-against-cost", "learning-curves")
 HEADERS = ("variant", "parameters", "MACs", "accuracy", "gain", "training", "inference", "memory")
-# Relative luminance of the background and of the text that a selector finds, by the formula of WCAG 2.
-CONTRAST = """selector => {
-  const luminance = (colour) => {
-    const [r, g, b] = colour.match(/[\\d.]+/g).slice(0, 3).map((v) => v / 255)
-      .map((v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const page = luminance(getComputedStyle(document.body).backgroundColor);
-  const ratios = [...document.querySelectorAll(selector)].map((element) => {
-    const style = getComputedStyle(element);
-    const text = luminance(element instanceof SVGElement ? style.fill : style.color);
-    return (Math.max(text, page) + 0.05) / (Math.min(text, page) + 0.05);
-  });
-  return [page, Math.min(...ratios), ratios.length];
-}"""
-
 Open = Callable[..., Page]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
-
-
-@contextmanager
-def opened(browser: Browser, report: Path, **options: Any) -> Iterator[Page]:
-    """A page without a network; a script error or a request for anything but the file fails the test."""
-    context = browser.new_context(offline=True, **options)
-    page = context.new_page()
-    problems: list[str] = []
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-    page.on("request", lambda request: problems.append(request.url) if not request.url.startswith("file:") else None)
-    page.goto(report.as_uri())
-    page.wait_for_selector("body")
-    yield page
-    context.close()
-    assert problems == []
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ COMMANDS = {
     "predict": "classify images and folders of images",
     "study": "run a controlled experiment and write its report",
     "report": "rewrite the report of a study, or combine several studies",
+    "analyze": "look inside models: attention, receptive fields, frequencies, kernels, robustness",
     "models": "list the models of the paper with their costs",
     "bench": "measure speed and memory of models on this machine",
     "convert": "convert checkpoints to and from the authors' format",

@@ -76,7 +76,7 @@ def evaluate(
     if hardware.threads is not None:
         torch.set_num_threads(hardware.threads)
     source = open_val(data, channels=description.input.channels)
-    images = _as_the_model_names_them(source, description.class_names)
+    images = as_the_model_names_them(source, description.class_names)
     if hardware.channels_last:
         model.to(memory_format=torch.channels_last)
     if hardware.compile:
@@ -104,7 +104,8 @@ def evaluate(
     )
 
 
-def _as_the_model_names_them(source: ImageSource, class_names: tuple[str, ...]) -> ImageSource:
+def as_the_model_names_them(source: ImageSource, class_names: tuple[str, ...]) -> ImageSource:
+    """The images of ``source`` with the classes numbered as in a model; DataError for a class that it does not know."""
     if source.class_names == class_names:
         return source
     unknown = sorted(set(source.class_names) - set(class_names))

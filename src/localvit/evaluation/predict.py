@@ -67,7 +67,7 @@ class Predictions:
         return self._rows
 
 
-class _Entry(NamedTuple):
+class Entry(NamedTuple):
     """A path to predict, or the reason why it cannot be predicted."""
 
     path: Path
@@ -108,12 +108,12 @@ def predict(
     require("batch_size", batch_size, at_least=1)
     if top > num_classes:
         raise ValueError(f"top is {top}, and the model has {num_classes} classes; it must be at most {num_classes}")
-    entries = [entry for path in paths for entry in _images_at(path)]
-    place = _device(device)
+    entries = [entry for path in paths for entry in images_at(path)]
+    place = find_device(device)
     model.to(place).eval()
     transform, channels = evaluation_transform(description.input), description.input.channels
 
-    def load(entry: _Entry) -> Tensor | str:
+    def load(entry: Entry) -> Tensor | str:
         return entry.error or _load(entry.path, transform, channels)
 
     def rows() -> Iterator[Prediction]:
@@ -124,13 +124,14 @@ def predict(
     return Predictions(len(entries), rows())
 
 
-def _images_at(path: Path) -> Iterator[_Entry]:
+def images_at(path: Path) -> Iterator[Entry]:
+    """The image at ``path``, or all images below it in natural order; what cannot be read has an error."""
     try:
         is_folder = path.is_dir()
     except OSError:
         is_folder = False  # reading it will report why
     if not is_folder:
-        yield _Entry(path)
+        yield Entry(path)
         return
     errors: list[OSError] = []
     found = []
@@ -140,14 +141,19 @@ def _images_at(path: Path) -> Iterator[_Entry]:
         visible = (name for name in files if not name.startswith("."))
         found += [Path(folder, name) for name in visible if Path(name).suffix.lower() in endings]
     for image in sorted(found, key=lambda image: natural_key(str(image))):
-        yield _Entry(image)
+        yield Entry(image)
     for error in errors:
-        yield _Entry(Path(error.filename), f"the folder cannot be read: {error.strerror}")
+        yield Entry(Path(error.filename), f"the folder cannot be read: {error.strerror}")
     if not found and not errors:
-        yield _Entry(path, "there is no image in this folder")
+        yield Entry(path, "there is no image in this folder")
 
 
-def _device(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
+    """A device by its name: cpu, cuda, cuda:1, mps, or auto for the best available.
+
+    Raises:
+        ValueError: if it does not exist here.
+    """
     if name == "auto":
         best = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         return best or torch.device("cpu")
@@ -170,7 +176,7 @@ def _load(path: Path, transform: Callable[[Image.Image], Tensor], channels: int)
 
 
 def _in_order(
-    load: Callable[[_Entry], Tensor | str], entries: Iterable[_Entry], workers: int, *, ahead: int
+    load: Callable[[Entry], Tensor | str], entries: Iterable[Entry], workers: int, *, ahead: int
 ) -> Iterator[tuple[Path, Tensor | str]]:
     """Each path with the result of ``load``, in order; at most ``ahead`` results wait to be consumed."""
     pending: deque[tuple[Path, Future[Tensor | str]]] = deque()

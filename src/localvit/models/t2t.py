@@ -34,7 +34,7 @@ from localvit.models.head import TokenClassifier, init_linear
 from localvit.models.official_keys import OfficialKeys, register_official_keys
 
 _PATCH_SIZE = 16
-_LATER_SPLITS = {"kernel_size": 3, "stride": 2, "padding": 1}
+LATER_SPLITS = {"kernel_size": 3, "stride": 2, "padding": 1}
 _EPSILON = 1e-8
 
 
@@ -166,7 +166,7 @@ class TokensToToken(nn.Module):
     ) -> None:
         super().__init__()
         self.patch_size, self.first_split = patch_size, first_split(patch_size)
-        later = _LATER_SPLITS["kernel_size"] ** 2 * token_dim
+        later = LATER_SPLITS["kernel_size"] ** 2 * token_dim
         self.grad_checkpointing = False
         self.attention1 = TokenPerformer(self.first_split["kernel_size"] ** 2 * in_chans, token_dim, **layers)
         self.attention2 = TokenPerformer(later, token_dim, **layers)
@@ -180,8 +180,8 @@ class TokensToToken(nn.Module):
         """
         height, width = token_grid((image_BCHW.shape[2], image_BCHW.shape[3]), self.patch_size)
         x_BEHW = self._perform(self.attention1, _soft_split(image_BCHW, self.first_split), (4 * height, 4 * width))
-        x_BEHW = self._perform(self.attention2, _soft_split(x_BEHW, _LATER_SPLITS), (2 * height, 2 * width))
-        x_BND: Tensor = self.project(_soft_split(x_BEHW, _LATER_SPLITS))
+        x_BEHW = self._perform(self.attention2, _soft_split(x_BEHW, LATER_SPLITS), (2 * height, 2 * width))
+        x_BND: Tensor = self.project(_soft_split(x_BEHW, LATER_SPLITS))
         return x_BND
 
     def _perform(self, performer: nn.Module, x_BND: Tensor, grid: tuple[int, int]) -> Tensor:

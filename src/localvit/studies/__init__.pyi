@@ -1,7 +1,8 @@
 from .claims import Claim, Price
 from .config import Resources, StudyConfig, Sweep
 from .record import StudyError, StudyRecord
-from .statistics.summary import StudySummary, summarize
+from .statistics.findings import StudySummary
+from .statistics.summary import summarize
 from .study import report_studies, run_study
 
 __all__ = [

@@ -70,7 +70,7 @@ def load_model(path: str | Path, *, name: str | None = None) -> tuple[nn.Module,
             f"{path} does not say which model it contains; name it with --model, such as --model "
             "localvit_tiny_patch16_224. `localvit models` lists those of the paper, timm.list_models() all"
         )
-    description = described or _description_by_name(name or "", state_dict)
+    description = described or description_by_name(name or "", state_dict)
     with torch.device("meta"):
         fit(_create(description, path), state_dict, path)
     model = _create(description, path)
@@ -121,8 +121,16 @@ def create_model(name: str, shown: InputConfig, *, num_classes: int, **arguments
     return model
 
 
-def _description_by_name(name: str, state_dict: dict[str, Tensor]) -> ModelDescription:
-    """A description for files without one: timm's defaults, with as many classes as the classifier has outputs."""
+def description_by_name(name: str, state_dict: dict[str, Tensor]) -> ModelDescription:
+    """A description for files without one: timm's defaults, with as many classes as the classifier has outputs.
+
+    Args:
+        name: the timm name of the model.
+        state_dict: its weights; empty for the classes of timm's defaults.
+
+    Raises:
+        ValueError: for a name that timm does not know.
+    """
     require_known(name)
     with torch.device("meta"):
         model: Any = timm.create_model(name)

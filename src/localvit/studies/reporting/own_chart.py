@@ -1,16 +1,12 @@
 """The chart that a study chooses: a row per variant, a line or curves over a field, or rows beside their layers."""
 
-from typing import Any
-
-import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from localvit.benchmark.look import BLUE, COLOURS, GREY, PALE, height_of_rows, label, rows_axis, style
 from localvit.locality.localize import select_layers
 from localvit.studies.claims import field_words, number
-from localvit.studies.reporting.chart_style import error_bar, looks
-from localvit.studies.statistics.contrast import Interval
+from localvit.studies.reporting.chart_style import add_band, add_line, error_bar, looks
 from localvit.studies.statistics.findings import StudySummary, VariantSummary
 from localvit.training import ModelConfig
 
@@ -128,7 +124,7 @@ def _line(summary: StudySummary) -> go.Figure:
         for variant in summary.variants
         if variant.name in shown and (value := values[variant.name]) is not None and variant.accuracy is not None
     )
-    _add_band(figure, [(x, accuracy) for x, _, _, accuracy in points], BLUE, name="95 % interval")
+    add_band(figure, [(x, accuracy) for x, _, _, accuracy in points], BLUE, name="95 % interval")
     seeds = [(x, name, seed, value) for x, name, accuracies, _ in points for seed, value in accuracies.items()]
     figure.add_scatter(
         x=[x for x, *_ in seeds],
@@ -169,9 +165,9 @@ def _curves(summary: StudySummary) -> go.Figure:
     for index, (curve, names) in enumerate(config.curves.items()):
         look = GREY if index == 0 else COLOURS[(index - 1) % len(COLOURS)]
         accuracies = [(position[name], summary.variant(name).accuracy) for name in names]
-        _add_line(figure, accuracies, look, label(curve), row=1)
+        add_line(figure, accuracies, look, label(curve), row=1, col=1)
     gains = [(position[name], summary.isolated.get(name)) for name in config.isolates]
-    _add_line(figure, gains, BLUE, "gain of locality", row=2)
+    add_line(figure, gains, BLUE, "gain of locality", row=2, col=1)
     style(figure, height=620)
     figure.add_hline(y=0, line={"color": GREY, "width": 1.5, "dash": "dash"}, row=2, col=1)
     values = sorted({value for value in position.values() if value is not None})
@@ -181,38 +177,3 @@ def _curves(summary: StudySummary) -> go.Figure:
     figure.update_yaxes(title="test accuracy, %", row=1, col=1)
     figure.update_yaxes(title="gain, points", row=2, col=1)
     return figure
-
-
-def _add_line(
-    figure: go.Figure, points: list[tuple[float | None, Interval | None]], colour: str, name: str, *, row: int
-) -> None:
-    """A line through means with a band of their 95 % intervals."""
-    known = sorted((x, interval) for x, interval in points if x is not None and interval is not None)
-    options = {"legendgroup": name, "row": row, "col": 1}
-    _add_band(figure, known, colour, name=f"{name}, 95 % interval", showlegend=False, **options)
-    figure.add_scatter(
-        x=[x for x, _ in known],
-        y=[interval.mean for _, interval in known],
-        mode="lines+markers",
-        line={"color": colour, "width": 2.5},
-        name=name,
-        customdata=[[interval.text()] for _, interval in known],
-        hovertemplate="%{x:,}: %{customdata[0]}",
-        **options,
-    )
-
-
-def _add_band(figure: go.Figure, points: list[tuple[float, Interval]], colour: str, **options: Any) -> None:
-    """A band of the intervals at ascending positions, leaving out those that are not known."""
-    known = [(x, interval) for x, interval in points if not np.isnan(interval.low)]
-    figure.add_scatter(
-        x=[x for x, _ in known] + [x for x, _ in known[::-1]],
-        y=[interval.high for _, interval in known] + [interval.low for _, interval in known[::-1]],
-        fill="toself",
-        fillcolor=colour,
-        opacity=0.15,
-        mode="lines",
-        line={"width": 0},
-        hoverinfo="skip",
-        **options,
-    )

@@ -1,0 +1,1 @@
+"""The measures: functions of a model and images, whose docstrings say what they mean and who proposed them."""
