@@ -56,9 +56,8 @@ def _locality(analysis: Analysis) -> Drawn:
     figure = _by_depth(analysis, "locality-index", panels)
     if figure is None:
         return None
-    alike = by_layer(
-        analysis, "locality-index", "uniform", next(one.subject for one in analysis.findings if one.result)
-    )
+    measured = next(name for name in analysis.names if analysis.of("locality-index", name))
+    alike = by_layer(analysis, "locality-index", "uniform", measured)
     add_line(figure, list(enumerate(alike, start=1)), GREY, "all tokens alike", dash="dot", row=1, col=1)
     return figure, (
         "The locality index and the two parts that it is the sum of: from the attention branch and from the "
