@@ -21,6 +21,7 @@ from localvit.studies.record import StudyRecord
 from localvit.studies.study import RUNS
 from localvit.training.initial_model import build_model
 from localvit.training.overrides import run_config
+from localvit.training.record import command_line
 from localvit.weights.model_file import ModelDescription, save_model
 
 CHARTS = (
@@ -158,7 +159,7 @@ def test_the_page_answers_before_it_shows(page: Page) -> None:
         assert page.locator(link.get_attribute("href") or "").count() == 1
     assert "which differs in locality alone" in page.locator(".glance p").first.inner_text()
     assert "DeiT: its feed-forward networks have no depth-wise convolution" in page.inner_text("body")
-    assert "localvit analyze" in page.inner_text("dl") or "pytest" in page.inner_text("dl")
+    assert page.inner_text("dl").startswith(f"command\n{command_line()}\n")
 
 
 def test_all_charts_are_drawn_with_the_colors_of_the_study(page: Page) -> None:

@@ -130,7 +130,7 @@ def test_all_runs_are_trained_and_never_again(backend: LocalBackend, tmp_path: P
 def test_failed_runs_keep_their_errors_stop_no_other_and_are_tried_again(backend: LocalBackend, tmp_path: Path) -> None:
     runs = [
         a_run(tmp_path, model__name="deit_tinny"),
-        a_run(tmp_path, model__arguments__patch=4),
+        a_run(tmp_path, training__optimizer_arguments__momentums=4),
         a_run(tmp_path, training__learning_rate=1e30),
         a_run(tmp_path),
     ]
