@@ -423,8 +423,7 @@ def test_a_report_of_several_studies_starts_with_a_glance(open_report: Open) -> 
     assert page.locator("#pairs-tiny-results tbody tr").first.inner_text().startswith("B+")
     assert page.locator("#drawn-results tbody tr").first.inner_text().startswith("DeiT")
     page.set_viewport_size({"width": 390, "height": 800})
-    page.wait_for_timeout(500)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.wait_for_function("document.documentElement.scrollWidth <= 390")
 
 
 def test_a_report_of_nothing_is_refused(tmp_path: Path) -> None:
