@@ -10,6 +10,7 @@ Medians over the turns count. Prints a table and writes ``benchmarks/results/stu
 """
 
 import argparse
+import copy
 import json
 import os
 import statistics
@@ -79,7 +80,7 @@ def seconds(python: str, recipe: dict[str, Any]) -> float:
 def measure(scale: str, options: argparse.Namespace) -> dict[str, Any]:
     """Let both versions take turns."""
     now = recipe(scale, options)
-    then = json.loads(json.dumps(now))
+    then = copy.deepcopy(now)
     for group, field in UNKNOWN_BEFORE:
         then[group].pop(field, None)
     contestants = {BEFORE: (str(options.before), then), AFTER: (sys.executable, now)}

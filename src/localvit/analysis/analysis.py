@@ -62,6 +62,12 @@ class Analysis:
     images: str = ""
     record: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def measures(self) -> list[str]:
+        """Names of the measures that were taken, in the order of the report."""
+        taken = {one.measure for one in self.findings}
+        return [name for name in MEASURES if name in taken]
+
     def baseline_of(self, name: str) -> str | None:
         """What a model is compared with; None for a baseline."""
         baseline = self.baselines if isinstance(self.baselines, str) else self.baselines.get(name)

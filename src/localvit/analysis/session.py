@@ -50,7 +50,6 @@ def analyze_models(
     found = subjects(given, model=model, pretrained=pretrained)
     return _run(
         found,
-        data,
         measures,
         title=f"Inside {', '.join(subject.name for subject in found)}",
         baselines=found[0].name,
@@ -96,7 +95,6 @@ def analyze_study(
         here = replace(here, cache=data.cache)
     return _run(
         found,
-        here,
         measures,
         title=f"What changed inside: {config.question}",
         baselines=config.baseline,
@@ -132,7 +130,6 @@ class _Sources:
 
 def _run(
     found: Sequence[Subject],
-    data: DataConfig,
     measures: Sequence[str],
     *,
     title: str,
@@ -153,7 +150,7 @@ def _run(
         key = (subject.input, subject.class_names)
         if key not in seen:
             source = sources.open(subject.input.channels)
-            seen[key] = ShownImages(source, data, subject.input, subject.class_names, count=count)
+            seen[key] = ShownImages(source, sources.data, subject.input, subject.class_names, count=count)
         return seen[key]
 
     def reference_of(subject: Subject) -> Subject | None:
@@ -170,7 +167,7 @@ def _run(
 
         findings = analyze(found, images_of, measures, reference_of=reference_of, device=device, progress=show)
     seeds = sorted({subject.seed for subject in found if subject.seed is not None})
-    origin = str(sources.images) if sources.images is not None else data.source
+    origin = str(sources.images) if sources.images is not None else sources.data.source
     words = [study, f"{first.count} images from {origin}"]
     words.append(f"seeds {', '.join(map(str, seeds))}" if seeds else "")
     known = provenance()

@@ -107,15 +107,10 @@ def locality_index(
             near_M, own_M = neighbors(layer.grid, token, radius)
             uniform_L[place] += near_M.double().mean().item()
             drawn_L[place] += 1
-            branches = (
-                [(layer.after, layer.between)]
-                if pooled_L[place]
-                else [
-                    (layer.between, layer.before),
-                    (layer.after, layer.between),
-                ]
-            )
-            for branch, (outputs, inputs) in zip((1,) if pooled_L[place] else (0, 1), branches, strict=True):
+            branches = {0: (layer.between, layer.before), 1: (layer.after, layer.between)}
+            if pooled_L[place]:
+                del branches[0]
+            for branch, (outputs, inputs) in branches.items():
                 norms_BM = added_gradient(layer, outputs, inputs, token, generator).double().cpu()
                 parts = (norms_BM[:, own_M], norms_BM[:, near_M], norms_BM)
                 sums_L23[place, branch] += [part.sum().item() for part in parts]

@@ -1,6 +1,6 @@
 """The charts of an analysis, drawn by Plotly: curves by depth with bands over seeds, heads, and robustness."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import plotly.graph_objects as go
@@ -28,9 +28,7 @@ def _looks(analysis: Analysis) -> dict[str, Look]:
     return looks_of(list(analysis.names), analysis.baselines)
 
 
-def _by_depth(
-    analysis: Analysis, measure: str, panels: Sequence[tuple[str, str]], *, before_too: bool = False
-) -> go.Figure | None:
+def _by_depth(analysis: Analysis, measure: str, panels: Mapping[str, str]) -> go.Figure | None:
     """A panel per series, one below the other, with a line per model over the number of the layer."""
     shown = [name for name in analysis.names if analysis.of(measure, name)]
     if not shown:
@@ -38,7 +36,7 @@ def _by_depth(
     figure = make_subplots(rows=len(panels), shared_xaxes=True, vertical_spacing=0.09 if len(panels) > 1 else 0)
     looked = _looks(analysis)
     deepest = 1
-    for row, (series, title) in enumerate(panels, start=1):
+    for row, (series, title) in enumerate(panels.items(), start=1):
         for name in shown:
             points = list(enumerate(by_layer(analysis, measure, series, name), start=1))
             deepest = max(deepest, len(points))
@@ -51,8 +49,18 @@ def _by_depth(
     return figure
 
 
+def _curves(measure: str, panels: Mapping[str, str], caption: str) -> Callable[[Analysis], Drawn]:
+    """Draws the series of a measure by depth, with titles for their panels."""
+
+    def draw(analysis: Analysis) -> Drawn:
+        figure = _by_depth(analysis, measure, panels)
+        return figure and (figure, caption)
+
+    return draw
+
+
 def _locality(analysis: Analysis) -> Drawn:
-    panels = [("index", "index"), ("attention", "by attention"), ("feed-forward", "by feed-forward")]
+    panels = {"index": "index", "attention": "by attention", "feed-forward": "by feed-forward"}
     figure = _by_depth(analysis, "locality-index", panels)
     if figure is None:
         return None
@@ -63,11 +71,6 @@ def _locality(analysis: Analysis) -> Drawn:
         "The locality index and the two parts that it is the sum of: from the attention branch and from the "
         "feed-forward branch. Dotted: a branch that treats all tokens alike. Bands are 95 % intervals over seeds."
     )
-
-
-def _distance(analysis: Analysis) -> Drawn:
-    figure = _by_depth(analysis, "attention-distance", [("mean", "mean distance, pixels")])
-    return figure and (figure, "Attention distance, mean over heads. Bands are 95 % intervals over seeds.")
 
 
 def _heads(analysis: Analysis) -> Drawn:
@@ -98,43 +101,6 @@ def _heads(analysis: Analysis) -> Drawn:
     figure.update_xaxes(title="layer", dtick=1)
     figure.update_yaxes(title="distance of a head, pixels", rangemode="tozero")
     return figure, "Every head of every layer: layers that mix near and far heads spread widely. One seed per model."
-
-
-def _radius(analysis: Analysis) -> Drawn:
-    figure = _by_depth(analysis, "receptive-field", [("radius", "radius of half, pixels")])
-    return figure and (
-        figure,
-        "Radius around the middle token that holds half of the gradient. Bands are 95 % intervals over seeds.",
-    )
-
-
-def _amplitudes(analysis: Analysis) -> Drawn:
-    panels = [
-        ("after attention", "after attention"),
-        ("after feed-forward", "after feed-forward"),
-        ("change by feed-forward", "change by feed-forward"),
-    ]
-    figure = _by_depth(analysis, "frequencies", panels)
-    return figure and (
-        figure,
-        "Log amplitude at the highest frequency relative to frequency 0: lower is smoother. The third panel is the "
-        "second minus the first: above 0, the feed-forward network sharpens. Bands are 95 % intervals over seeds.",
-    )
-
-
-def _similarity(analysis: Analysis) -> Drawn:
-    figure = _by_depth(analysis, "token-similarity", [("similarity", "mean cosine")])
-    return figure and (figure, "Mean cosine between tokens; 1 means that all are alike. Bands are 95 % intervals.")
-
-
-def _middle(analysis: Analysis) -> Drawn:
-    panels = [("middle tap", "middle tap"), ("blur kernels", "blurs"), ("edge kernels", "edges")]
-    figure = _by_depth(analysis, "kernels", panels)
-    return figure and (
-        figure,
-        "Share of the middle tap in a kernel's absolute values (1 for the identity, 1/9 for a 3 x 3 box), and shares "
-        "of kernels that are blurs and edges. Bands are 95 % intervals over seeds.",
-    )
 
 
 def _robustness(analysis: Analysis) -> Drawn:
@@ -181,13 +147,40 @@ def _robustness(analysis: Analysis) -> Drawn:
     )
 
 
+_DISTANCE = _curves(
+    "attention-distance",
+    {"mean": "mean distance, pixels"},
+    "Attention distance, mean over heads. Bands are 95 % intervals over seeds.",
+)
+_RADIUS = _curves(
+    "receptive-field",
+    {"radius": "radius of half, pixels"},
+    "Radius around the middle token that holds half of the gradient. Bands are 95 % intervals over seeds.",
+)
+_AMPLITUDES = _curves(
+    "frequencies",
+    {name: name for name in ("after attention", "after feed-forward", "change by feed-forward")},
+    "Log amplitude at the highest frequency relative to frequency 0: lower is smoother. The third panel is the second "
+    "minus the first: above 0, the feed-forward network sharpens. Bands are 95 % intervals over seeds.",
+)
+_SIMILARITY = _curves(
+    "token-similarity",
+    {"similarity": "mean cosine"},
+    "Mean cosine between tokens; 1 means that all are alike. Bands are 95 % intervals.",
+)
+_KERNELS = _curves(
+    "kernels",
+    {"middle tap": "middle tap", "blur kernels": "blurs", "edge kernels": "edges"},
+    "Share of the middle tap in a kernel's absolute values (1 for the identity, 1/9 for a 3 x 3 box), and shares of "
+    "kernels that are blurs and edges. Bands are 95 % intervals over seeds.",
+)
 _CHARTS: dict[str, dict[str, Callable[[Analysis], Any]]] = {
     "locality-index": {"locality-index": _locality},
-    "attention-distance": {"attention-distance": _distance, "attention-heads": _heads},
-    "receptive-field": {"receptive-field": _radius, "receptive-fields": receptive_fields},
-    "frequencies": {"frequencies": _amplitudes},
-    "token-similarity": {"token-similarity": _similarity},
+    "attention-distance": {"attention-distance": _DISTANCE, "attention-heads": _heads},
+    "receptive-field": {"receptive-field": _RADIUS, "receptive-fields": receptive_fields},
+    "frequencies": {"frequencies": _AMPLITUDES},
+    "token-similarity": {"token-similarity": _SIMILARITY},
     "alignment": {"alignment": alignment},
-    "kernels": {"kernels": _middle},
+    "kernels": {"kernels": _KERNELS},
     "robustness": {"robustness": _robustness},
 }

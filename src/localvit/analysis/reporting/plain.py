@@ -22,7 +22,6 @@ _DIGITS = 6
 
 def results(analysis: Analysis) -> dict[str, Any]:
     """Everything that was found, with None for what is not known or not finite."""
-    measures = [name for name in MEASURES if any(one.measure == name for one in analysis.findings)]
     return {
         "title": analysis.title,
         "images": analysis.images,
@@ -35,7 +34,7 @@ def results(analysis: Analysis) -> dict[str, Any]:
                 "not_measurable": analysis.sentences(name),
                 "overall": {model: _interval(analysis, name, model) for model in analysis.names},
             }
-            for name in measures
+            for name in analysis.measures
         },
         "findings": [_finding(one) for one in analysis.findings],
         "record": dict(analysis.record),

@@ -1,6 +1,7 @@
 """Writes the report of an analysis: a page that opens offline, Markdown with pictures, JSON and CSV."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,7 @@ def write_report(analysis: Analysis, folder: Path) -> Path:
         raise ValueError("there is no finding to report; analyze at least one model")
     write_text(folder / "results.json", json.dumps(results(analysis), ensure_ascii=False, allow_nan=False) + "\n")
     write_text(folder / "results.csv", frame(analysis).to_csv(index=False))
-    names = [name for name in MEASURES if any(one.measure == name for one in analysis.findings)]
-    sections = [_section(analysis, name) for name in names]
+    sections = [_section(analysis, name) for name in analysis.measures]
     for section in sections:
         for chart in section["charts"]:
             write_text(folder / chart["picture"], svg(chart.pop("figure")))
@@ -103,7 +103,7 @@ def _cell(interval: Interval | None, measure: str) -> str:
     if interval is None:
         return NOTHING
     mean = figure(interval, measure, bounds=False).removesuffix(MEASURES[measure].unit).strip()
-    if interval.low != interval.low:
+    if math.isnan(interval.low):
         return mean
     digits = DIGITS[MEASURES[measure].unit]
     return f"{mean} ± {signed(interval.high - interval.mean, digits).removeprefix('+')}"

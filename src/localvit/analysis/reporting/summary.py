@@ -51,19 +51,17 @@ def overall(finding: Finding, series: str) -> float | None:
 
 def headline(analysis: Analysis, measure: str, name: str, state: State = "trained") -> Interval | None:
     """The headline of a measure for one model: its mean over layers, over seeds."""
-    found = analysis.of(measure, name, state)
-    series = headline_series(measure, found)
-    return over_seeds([overall(one, series) for one in found])
+    return over_seeds([*_by_seed(analysis, measure, name, state).values()])
 
 
 def difference(analysis: Analysis, measure: str, name: str, reference: str) -> Interval | None:
     """Headline of one model minus that of another, paired by seed; None without a seed that both have."""
-    ours, theirs = (
-        {
-            one.seed: overall(one, headline_series(measure, analysis.of(measure, model)))
-            for one in analysis.of(measure, model)
-        }
-        for model in (name, reference)
-    )
+    ours, theirs = (_by_seed(analysis, measure, model) for model in (name, reference))
     pairs = [(ours[seed], theirs[seed]) for seed in ours if seed in theirs]
     return over_seeds([None if a is None or b is None else a - b for a, b in pairs])
+
+
+def _by_seed(analysis: Analysis, measure: str, name: str, state: State = "trained") -> dict[int | None, float | None]:
+    found = analysis.of(measure, name, state)
+    series = headline_series(measure, found)
+    return {one.seed: overall(one, series) for one in found}
