@@ -34,6 +34,13 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     return _cores()
 
 
+@pytest.fixture(autouse=True)
+def as_urgent_as_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let loader processes compete with the other tests, which they would otherwise wait for; a fork inherits this."""
+    if hasattr(os, "nice"):
+        monkeypatch.setattr(os, "nice", lambda increment: 0)
+
+
 @pytest.fixture(scope="module")
 def browser() -> "Iterator[Browser]":
     """Chromium, without a window."""

@@ -89,8 +89,8 @@ WRONG = {
     """,
     "convert": """
         nothing | nothing out.safetensors | {folder} {out_file} | {empty} {out_file} | {binary} {out_file}
-        {text} {out_file} | {png} {out_file} | {truncated} {out_file} | {bare} {out_file} | {bare} out.unknown
-        {bare} {folder} | {bare} {file}/out.safetensors | {bare} {out_file} --model no_such | {bare}
+        {text} {out_file} | {png} {out_file} | {truncated} {out_file} | {png} {png} | {bare} out.unknown
+        {bare} {folder} | {text} {file}/out.safetensors | {bare} {out_file} --model no_such | {bare}
         {bare} {out_file} --model test_vit | {bare} {out_file} --no-such | {bare} {out_file} extra | {long} {out_file}
         {list} {out_file} | {out_file} {bare} | --model test_vit
     """,

@@ -241,6 +241,7 @@ def test_compiled_without_graph_breaks_it_agrees_with_eager(name: str) -> None:
         torch.testing.assert_close(compiled(batch), model(batch), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     Version(torch.__version__) < Version("2.14"), reason="torch 2.6 lets no hook run inside of a compiled checkpoint"
 )

@@ -1,8 +1,10 @@
 """Runs of a study on a Ray cluster of two nodes, one of which dies."""
 
+import importlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,8 @@ from localvit.system.errors import Interrupted, LocalViTError
 from localvit.training import read_result, run
 from localvit.training.overrides import run_config
 
-pytest.importorskip("ray", reason="Ray is an extra: pip install localvit[ray]")
-cluster_utils: Any = pytest.importorskip("ray.cluster_utils")
+# Collecting the tests must not import Ray, which takes seconds.
+pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is an extra: pip install localvit[ray]")
 
 RECIPE: dict[str, Any] = small_runs.RECIPE | {
     "training": small_runs.RECIPE["training"] | {"epochs": 16},
@@ -65,6 +67,7 @@ def starts_of(run: StudyRun) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """A cluster with a head of one core."""
+    cluster_utils: Any = importlib.import_module("ray.cluster_utils")
     cluster = cluster_utils.Cluster(initialize_head=True, head_node_args=NODE)
     yield cluster
     cluster.shutdown()
@@ -102,6 +105,7 @@ def test_runs_of_a_node_that_dies_go_on_elsewhere_to_the_same_results(
         assert all(torch.equal(weights[name], others_weights[name]) for name in weights)
 
 
+@pytest.mark.slow
 def test_what_is_wrong_with_a_run_comes_back_and_paths_may_be_relative(
     cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,6 +139,7 @@ def test_interrupted_runs_save_their_state(cluster: Any, tmp_path: Path) -> None
     assert len(starts_of(runs[0])) == 1
 
 
+@pytest.mark.slow
 def test_resources_that_no_machine_has_are_said(cluster: Any) -> None:
     with (
         pytest.warns(UserWarning, match="no machine of the Ray cluster has 64 cores, 0 GPUs and 0 GiB for a run"),

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -140,13 +141,43 @@ def test_a_finished_study_trains_nothing_again(finished: tuple[Path, str]) -> No
     assert {**results(folder), "command": found["command"]} == found
 
 
-@pytest.mark.parametrize("end", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
+def test_ctrl_c_keeps_finished_runs_and_the_same_command_goes_on(study_file: Path, finished: tuple[Path, str]) -> None:
+    interrupted = study_file.parent / "interrupted"
+
+    def press() -> None:
+        while not list(interrupted.rglob("result.json")):
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    # What a shell starts in the background ignores Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    threading.Thread(target=press, daemon=True).start()
+    ended = run_study(study_file, output=interrupted)
+    signal.signal(signal.SIGINT, before)
+    assert ended.returncode == 130
+    assert "run the same command again to resume" in ended.stderr
+    _assert_it_goes_on(study_file, interrupted, finished)
+
+
+def _assert_it_goes_on(study_file: Path, folder: Path, finished: tuple[Path, str], *arguments: str) -> None:
+    before = len(list(folder.rglob("result.json")))
+    assert 0 < before < 6
+    again = run_study(study_file, *arguments, output=folder)
+    assert again.returncode == 0, again.stderr
+    assert f"{before} of 6 runs were finished before" in again.stdout
+    assert accuracies(folder) == accuracies(finished[0] / "runs")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_study_goes_on_and_ends_with_the_same_numbers(
     end: signal.Signals, study_file: Path, finished: tuple[Path, str]
 ) -> None:
+    """Ctrl-C saves the state of a run; SIGKILL leaves the last checkpoint."""
     interrupted = study_file.parent / "interrupted"
+    often = ["--recipe.training.checkpoint_minutes", "0.000001"] if end == signal.SIGKILL else []
     process = subprocess.Popen(
-        command(study_file, "--recipe.training.checkpoint_minutes", "0.000001", output=interrupted),
+        command(study_file, *often, output=interrupted),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -167,13 +198,7 @@ def test_an_interrupted_study_goes_on_and_ends_with_the_same_numbers(
         assert "run the same command again to resume" in errors
         assert "Traceback" not in errors
     _wait_until_group_is_gone(process.pid)
-    before = len(list(interrupted.rglob("result.json")))
-    assert 0 < before < 6
-
-    again = run_study(study_file, "--recipe.training.checkpoint_minutes", "0.000001", output=interrupted)
-    assert again.returncode == 0, again.stderr
-    assert f"{before} of 6 runs were finished before" in again.stdout
-    assert accuracies(interrupted) == accuracies(finished[0] / "runs")
+    _assert_it_goes_on(study_file, interrupted, finished, *often)
 
 
 def _wait_until_group_is_gone(group: int) -> None:

@@ -242,19 +242,21 @@ class StudyConfig:
             return {}
         sweep = self.sweep
         judged = {"data.validation": sweep.validation, "training.score_test": False, **sweep.recipe}
+        swept = {
+            group: {
+                value: with_overrides(self.configs[members[0]], {**judged, sweep.axis: value}) for value in sweep.grid
+            }
+            for group, members in sweep.groups.items()
+        }
         return {
             group: {
                 value: [
-                    StudyRun.of(
-                        f"{group}, {field_words(sweep.axis)} {value:g}",
-                        replace(with_overrides(self.configs[members[0]], {**judged, sweep.axis: value}), seed=seed),
-                        folder,
-                    )
+                    StudyRun.of(f"{group}, {field_words(sweep.axis)} {value:g}", replace(config, seed=seed), folder)
                     for seed in sweep.seeds
                 ]
-                for value in sweep.grid
+                for value, config in configs.items()
             }
-            for group, members in sweep.groups.items()
+            for group, configs in swept.items()
         }
 
     def with_choices(self, choices: Mapping[str, float]) -> "StudyConfig":

@@ -14,7 +14,7 @@ Overrides = Mapping[str, Any]
 
 
 def with_overrides(config: RunConfig, overrides: Overrides) -> RunConfig:
-    """A copy of ``config`` with other values: ``{"model.locality.kernel_size": 5}`` sets only that field.
+    """``config`` with other values: ``{"model.locality.kernel_size": 5}`` sets only that field.
 
     Args:
         config: the configuration, which is left unchanged.
@@ -23,6 +23,8 @@ def with_overrides(config: RunConfig, overrides: Overrides) -> RunConfig:
     Raises:
         ValueError: for an unknown field, with the nearest known one, or an invalid value.
     """
+    if not overrides:
+        return config
     names = list(field_names(RunConfig))
     for name in overrides:
         if name not in names and not name.startswith(("model.arguments.", "training.optimizer_arguments.")):

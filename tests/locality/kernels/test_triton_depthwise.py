@@ -186,7 +186,7 @@ def test_results_are_off_by_their_rounding_alone(
     Case((2, 4, 5, 6), 3, activation, dtype, device).check(kernels)
 
 
-@pytest.mark.parametrize("programs", [1, 8])
+@pytest.mark.parametrize("programs", [1, pytest.param(8, marks=pytest.mark.slow)])
 def test_results_do_not_depend_on_how_the_work_is_split(
     kernels: ModuleType, device: str, exact: torch.dtype, programs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
