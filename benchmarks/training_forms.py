@@ -28,9 +28,9 @@ from localvit.locality.feed_forward import LocalityFeedForward
 from localvit.locality.kernels.few_passes import few_passes
 from localvit.locality.kernels.forms import Form, set_form
 from localvit.models.catalog import PUBLISHED
+from localvit.models.weights.model_file import create_model
 from localvit.system.files import write_text
 from localvit.system.machine import describe, keep_memory
-from localvit.weights.model_file import create_model
 
 RESULTS = Path(__file__).parent / "results"
 BASELINES = {model.name: model.baseline for model in PUBLISHED if model.baseline}

@@ -6,9 +6,9 @@ from .locality.kernels.fuse import fuse
 from .locality.kernels.gpu.form import use_triton
 from .locality.layouts import TokenLayout, register_layout
 from .locality.localize import localize
+from .models.weights.checkpoints import load_checkpoint, save_checkpoint
+from .models.weights.model_file import ModelDescription, load_model, save_model
 from .system.machine import keep_memory
-from .weights.checkpoints import load_checkpoint, save_checkpoint
-from .weights.model_file import ModelDescription, load_model, save_model
 
 __all__ = [
     "LocalityConfig",

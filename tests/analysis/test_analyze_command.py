@@ -16,13 +16,13 @@ from scipy import stats
 
 from localvit.analysis.table import MEASURES
 from localvit.commands.cli import main
+from localvit.models.weights.model_file import ModelDescription, save_model
 from localvit.studies.config import StudyConfig
 from localvit.studies.record import StudyRecord
 from localvit.studies.study import RUNS
 from localvit.training.initial_model import build_model
 from localvit.training.overrides import run_config
 from localvit.training.record import command_line
-from localvit.weights.model_file import ModelDescription, save_model
 
 CHARTS = (
     *("locality-index", "attention-distance", "attention-heads", "receptive-field", "receptive-fields"),

@@ -17,8 +17,8 @@ from localvit.data import DataConfig, DataError, InputConfig
 from localvit.data.transforms import evaluation_transform
 from localvit.evaluation.evaluate import Evaluation, evaluate
 from localvit.evaluation.report import write_evaluation
+from localvit.models.weights.model_file import ModelDescription, create_model, load_model, save_model
 from localvit.training import HardwareConfig
-from localvit.weights.model_file import ModelDescription, create_model, load_model, save_model
 
 CLASSES = ("ant", "bee", "cat", "dog", "elk", "fox")
 SHOWN = InputConfig((8, 8), crop_fraction=1.0)

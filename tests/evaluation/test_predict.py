@@ -17,8 +17,8 @@ from torch import nn
 import localvit.evaluation.predict
 from localvit.data.config import InputConfig
 from localvit.evaluation.predict import ClassProbability, Prediction, Predictions, predict, print_predictions
+from localvit.models.weights.model_file import ModelDescription, load_model, save_model
 from localvit.system.errors import LocalViTError
-from localvit.weights.model_file import ModelDescription, load_model, save_model
 
 NAME = "localvit_tiny_se4_patch16_224"
 ARGUMENTS: dict[str, Any] = {"patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2}

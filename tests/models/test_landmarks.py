@@ -11,8 +11,8 @@ from torch import nn
 from localvit.data import DataConfig, InputConfig
 from localvit.data.config import NO_AUGMENTATION
 from localvit.models.costs import count_macs, count_parameters
+from localvit.models.weights.model_file import load_model
 from localvit.training import HardwareConfig, LoggingConfig, ModelConfig, RunConfig, TrainingConfig, run
-from localvit.weights.model_file import load_model
 
 LANDMARKS = {"linear_classifier": 3072 * 10 + 10, "resnet_small": 318_186}
 

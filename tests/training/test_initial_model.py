@@ -21,10 +21,10 @@ from localvit import LocalityConfig, localize
 from localvit.data import InputConfig
 from localvit.locality.localize import localizations
 from localvit.models.official_keys import to_official
+from localvit.models.weights.checkpoints import save_checkpoint
+from localvit.models.weights.model_file import ModelDescription, load_model, save_model
 from localvit.training import ModelConfig
 from localvit.training.initial_model import attention, build_model
-from localvit.weights.checkpoints import save_checkpoint
-from localvit.weights.model_file import ModelDescription, load_model, save_model
 
 SHOWN = InputConfig((8, 8), 1, (0.3,), (0.37,), crop_fraction=1.0)
 COLOUR = InputConfig((8, 8))

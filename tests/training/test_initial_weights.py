@@ -22,13 +22,13 @@ import localvit.models  # noqa: F401  # registers the models of the paper
 from localvit import LocalityConfig, localize
 from localvit.data import InputConfig
 from localvit.models.catalog import PUBLISHED
+from localvit.models.weights.checkpoints import save_checkpoint
 from localvit.studies.compose import compose, read_yaml
 from localvit.system.shipped import shipped
 from localvit.training import ModelConfig, RunConfig
 from localvit.training.initial_model import build_model
 from localvit.training.initial_weights import draw_by_name
 from localvit.training.overrides import run_config, with_overrides
-from localvit.weights.checkpoints import save_checkpoint
 
 GREY = InputConfig((8, 8), 1, (0.3,), (0.37,), crop_fraction=1.0)
 ARGUMENTS: dict[str, Any] = {"patch_size": 4, "embed_dim": 12, "depth": 2, "num_heads": 2}

@@ -25,6 +25,8 @@ from localvit import LocalityConfig
 from localvit.data import NO_AUGMENTATION, AugmentationConfig, DataConfig, InputConfig
 from localvit.data.dataset import Batch
 from localvit.data.sources import open_parts
+from localvit.models.weights.checkpoints import read_state_dict, save_checkpoint
+from localvit.models.weights.model_file import load_model
 from localvit.training import (
     DistillationConfig,
     HardwareConfig,
@@ -40,8 +42,6 @@ from localvit.training.classifier import Classifier
 from localvit.training.distillation import Teacher
 from localvit.training.history import Epoch
 from localvit.training.initial_model import build_model
-from localvit.weights.checkpoints import read_state_dict, save_checkpoint
-from localvit.weights.model_file import load_model
 
 GREY = InputConfig((8, 8), 1, (0.3,), (0.37,), crop_fraction=1.0)
 COLOUR = InputConfig((8, 8), 3, (0.3, 0.4, 0.5), (0.37, 0.2, 0.3), crop_fraction=1.0)

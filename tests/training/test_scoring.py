@@ -26,6 +26,7 @@ from localvit import LocalityConfig
 from localvit.data import AugmentationConfig, DataConfig, InputConfig
 from localvit.data.sources import open_parts
 from localvit.data.transforms import evaluation_transform
+from localvit.models.weights.model_file import load_model
 from localvit.system.errors import Interrupted
 from localvit.training import (
     HardwareConfig,
@@ -38,7 +39,6 @@ from localvit.training import (
     run,
 )
 from localvit.training.progress import TerminalProgress
-from localvit.weights.model_file import load_model
 
 CONFIG = RunConfig(
     model=ModelConfig(

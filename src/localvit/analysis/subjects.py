@@ -9,14 +9,14 @@ from torch import nn
 
 from localvit.data.config import InputConfig
 from localvit.locality.localize import localizations, localize
+from localvit.models.weights.model_description import ModelDescription
+from localvit.models.weights.model_file import create_model, description_by_name, load_model, read_description
 from localvit.studies.config import StudyConfig, StudyRun
 from localvit.studies.record import StudyError, StudyRecord
 from localvit.studies.study import RUNS
 from localvit.training.initial_model import build_model
 from localvit.training.initial_weights import draw_by_name
 from localvit.training.run_folder import LAST
-from localvit.weights.model_description import ModelDescription
-from localvit.weights.model_file import create_model, description_by_name, load_model, read_description
 
 _ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 

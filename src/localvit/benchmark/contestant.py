@@ -20,9 +20,9 @@ from localvit.locality.hidden import HiddenLocality
 from localvit.locality.kernels.forms import save_memory
 from localvit.locality.kernels.fuse import fuse
 from localvit.models.costs import count_macs, count_parameters
+from localvit.models.weights.model_description import require_known
+from localvit.models.weights.model_file import create_model
 from localvit.training.initial_model import attention
-from localvit.weights.model_description import require_known
-from localvit.weights.model_file import create_model
 
 PEERS = (
     "deit_tiny_patch16_224",

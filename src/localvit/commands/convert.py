@@ -23,7 +23,7 @@ def parser() -> Parser:
 
 def command(options: Any) -> Callable[[], int]:
     """Convert."""
-    from localvit.weights.convert import convert
+    from localvit.models.weights.convert import convert
 
     def run() -> int:
         name = convert(Path(options.source), Path(options.target), model_name=options.model)

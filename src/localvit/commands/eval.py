@@ -31,9 +31,9 @@ def command(options: Any) -> Callable[[], int]:
     """Evaluate, print and write the figures."""
     from localvit.evaluation.evaluate import evaluate
     from localvit.evaluation.report import evaluation_line, evaluation_table, write_evaluation
+    from localvit.models.weights.model_file import load_model
     from localvit.training.progress import EvaluationProgress
     from localvit.training.trainer import is_first_process
-    from localvit.weights.model_file import load_model
 
     def evaluation() -> int:
         model, description = load_model(options.checkpoint, name=options.model)

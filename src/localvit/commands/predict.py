@@ -28,7 +28,7 @@ def parser() -> Parser:
 def command(options: Any) -> Callable[[], int]:
     """Predict and print."""
     from localvit.evaluation.predict import predict, print_predictions
-    from localvit.weights.model_file import load_model
+    from localvit.models.weights.model_file import load_model
 
     def prediction() -> int:
         model, description = load_model(options.checkpoint, name=options.model)

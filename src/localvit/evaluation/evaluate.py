@@ -15,10 +15,10 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 from localvit.data import DataConfig, DataError, ImageSource
 from localvit.data.module import ImageData
 from localvit.data.sources import Part, open_val
+from localvit.models.weights.model_file import ModelDescription
 from localvit.training.config import HardwareConfig
 from localvit.training.scoring import score
 from localvit.training.trainer import processes
-from localvit.weights.model_file import ModelDescription
 
 
 @dataclass(frozen=True)

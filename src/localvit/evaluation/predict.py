@@ -25,9 +25,9 @@ from localvit.data.images import decode_image, image_endings, natural_key
 from localvit.data.source import BrokenImageError
 from localvit.data.transforms import evaluation_transform
 from localvit.data.workers import default_workers
+from localvit.models.weights.model_description import ModelDescription
 from localvit.system.errors import LocalViTError, require
 from localvit.system.progress import progress_bar
-from localvit.weights.model_description import ModelDescription
 
 _MOST_IMAGES_WITHOUT_BAR = 50
 

@@ -13,11 +13,11 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback
 
+from localvit.models.weights.model_file import ModelDescription, save_model
 from localvit.system.errors import Interrupted, LocalViTError
 from localvit.system.files import replacing
 from localvit.training.classifier import Classifier
 from localvit.training.history import Epoch, History
-from localvit.weights.model_file import ModelDescription, save_model
 
 # Processes agree on stopping and saving only this often, because they wait for each other to agree.
 _STEPS_BETWEEN_AGREEMENTS = 10

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from localvit.data.config import InputConfig
+from localvit.models.weights.checkpoints import load_checkpoint
+from localvit.models.weights.model_file import read_description
 from localvit.training.config import DistillationConfig
-from localvit.weights.checkpoints import load_checkpoint
-from localvit.weights.model_file import read_description
 
 
 class Teacher:

@@ -15,11 +15,11 @@ from localvit.data.config import InputConfig
 from localvit.locality.localize import layers_left, localizations, localize
 from localvit.models.build import resample_pos_embed
 from localvit.models.official_keys import from_official
+from localvit.models.weights.checkpoints import read_localizations, read_state_dict, require_fit
+from localvit.models.weights.model_description import require_known
+from localvit.models.weights.model_file import create_model
 from localvit.training.config import ModelConfig
 from localvit.training.initial_weights import draw_by_name
-from localvit.weights.checkpoints import read_localizations, read_state_dict, require_fit
-from localvit.weights.model_description import require_known
-from localvit.weights.model_file import create_model
 
 # What models raise for arguments that they do not have or cannot use.
 _BAD_ARGUMENTS = (AssertionError, IndexError, RuntimeError, TypeError, ValueError, ZeroDivisionError)

@@ -24,6 +24,7 @@ from lightning.pytorch.callbacks import Callback
 from localvit.data.module import ImageData
 from localvit.data.sources import open_parts
 from localvit.models.costs import count_macs, count_parameters
+from localvit.models.weights.model_file import ModelDescription, save_model
 from localvit.system.errors import LocalViTError
 from localvit.system.files import write_text
 from localvit.training.checkpointing import SaveBest, SaveState
@@ -37,7 +38,6 @@ from localvit.training.overrides import run_config
 from localvit.training.record import note_start
 from localvit.training.scoring import score
 from localvit.training.trainer import build_trainer, is_first_process
-from localvit.weights.model_file import ModelDescription, save_model
 
 STATE, RESULT, CONFIG, METRICS = "last.ckpt", "result.json", "config.yaml", "metrics.csv"
 LAST = {"model": "last.safetensors", "average": "last_average.safetensors"}

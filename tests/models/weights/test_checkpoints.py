@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import localvit
 from localvit import LocalityConfig, load_checkpoint, localize
 
-PARITY = Path(__file__).parents[1] / "parity"
+PARITY = Path(__file__).parents[2] / "parity"
 PARITY_CONFIGS = {
     "deit_relu6": LocalityConfig(activation="relu6"),
     "deit_hswish": LocalityConfig(),

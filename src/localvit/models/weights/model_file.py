@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from localvit.data.config import InputConfig
 from localvit.locality.localize import localizations, localize
 from localvit.models.official_keys import from_official
-from localvit.weights.checkpoints import fit, read_metadata, read_state_dict, require_fit, save_checkpoint
-from localvit.weights.model_description import ModelDescription, require_known
+from localvit.models.weights.checkpoints import fit, read_metadata, read_state_dict, require_fit, save_checkpoint
+from localvit.models.weights.model_description import ModelDescription, require_known
 
 __all__ = ["ModelDescription", "load_model", "read_description", "save_model"]
 

@@ -7,9 +7,9 @@ import torch
 
 from localvit.models.catalog import PUBLISHED
 from localvit.models.official_keys import to_official
+from localvit.models.weights.checkpoints import load_checkpoint, read_state_dict, save_checkpoint
+from localvit.models.weights.model_description import require_known
 from localvit.system.files import replacing
-from localvit.weights.checkpoints import load_checkpoint, read_state_dict, save_checkpoint
-from localvit.weights.model_description import require_known
 
 
 def convert(source: Path, target: Path, *, model_name: str | None = None) -> str:

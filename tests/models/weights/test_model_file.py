@@ -18,9 +18,9 @@ from localvit import LocalityConfig, localize
 from localvit.data.config import InputConfig
 from localvit.locality.localize import localizations
 from localvit.models.official_keys import to_official
-from localvit.weights import checkpoints
-from localvit.weights.model_description import REFUSED_ARGUMENTS
-from localvit.weights.model_file import ModelDescription, load_model, read_description, save_model
+from localvit.models.weights import checkpoints
+from localvit.models.weights.model_description import REFUSED_ARGUMENTS
+from localvit.models.weights.model_file import ModelDescription, load_model, read_description, save_model
 
 ARGUMENTS = {"patch_size": 8, "embed_dim": 48, "depth": 1, "num_heads": 2}
 SHOWN = InputConfig(image_size=(32, 48), channels=1, mean=(0.4,), std=(0.3,), interpolation="bilinear", crop_fraction=1)

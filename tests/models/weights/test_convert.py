@@ -8,9 +8,9 @@ import torch
 
 from localvit.commands.cli import main
 from localvit.models import catalog
-from localvit.weights.checkpoints import read_localizations, read_state_dict
+from localvit.models.weights.checkpoints import read_localizations, read_state_dict
 
-OFFICIAL = json.loads((Path(__file__).parents[1] / "models" / "official_state_dicts.json").read_text())
+OFFICIAL = json.loads((Path(__file__).parents[1] / "official_state_dicts.json").read_text())
 
 
 def official_file(name: str, path: Path) -> dict[str, torch.Tensor]:
