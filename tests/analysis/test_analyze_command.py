@@ -103,6 +103,36 @@ def test_a_study_is_written_as_page_markdown_pictures_json_and_csv(report: Path)
     assert "permuted grid" in (report.parent / "locality-index.svg").read_text()
 
 
+def test_the_studys_own_report_shows_what_was_found(
+    browser: Browser, study: Path, found: dict[str, Any], tmp_path: Path
+) -> None:
+    assert main(["report", str(study), "--output", str(tmp_path)]) == 0
+    with opened(browser, tmp_path / "report.html") as page:
+        measures = page.locator("#inside ~ details.measure")
+        assert measures.locator("summary").all_inner_texts() == [one.title for one in MEASURES.values()]
+        for place, values in enumerate(found["measures"].values()):
+            assert measures.nth(place).locator("p").all_text_contents() == values["answer"]
+        widths = page.evaluate("[...document.querySelectorAll('.measure img')].map((image) => image.naturalWidth)")
+        assert len(widths) == len(CHARTS)
+        assert min(widths) > 0, "every picture can be drawn"
+    markdown = (tmp_path / "report.md").read_text()
+    assert all(f"- **{one.title}.** " in markdown for one in MEASURES.values())
+
+
+@pytest.mark.parametrize("damage", ["", "[1]", '{"measures": {"kernels": {"title": "a", "answer": []}}}'])
+def test_a_damaged_analysis_is_named(
+    study: Path, damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / study.name
+    (folder / "analysis").mkdir(parents=True)
+    (folder / "study.json").write_bytes((study / "study.json").read_bytes())
+    (folder / "analysis" / "results.json").write_text(damage)
+    assert main(["report", str(folder)]) == 1
+    error = " ".join(capsys.readouterr().err.split())
+    assert "is not what an analysis wrote" in error
+    assert "localvit analyze --study" in error
+
+
 def test_every_measure_of_every_run_is_recorded(found: dict[str, Any]) -> None:
     trained = [one for one in found["findings"] if one["state"] == "trained"]
     assert {(one["model"], one["seed"], one["measure"]) for one in trained} == {

@@ -24,6 +24,7 @@ from localvit.studies.record import (
     outcome_of,
     with_predictions,
 )
+from localvit.studies.reporting.inside import Measure, read_analysis
 from localvit.studies.reporting.report import write_report
 from localvit.studies.reporting.terminal import StudyProgress, claims_table, results_table
 from localvit.studies.running.costs import count, measure, what_costs
@@ -85,7 +86,7 @@ def run_study(
             with console.status("Measuring speed and memory of the variants side by side"):
                 costs = measure(session.study.configs, session.num_classes, threads=threads)
             summary = summarize(session.save(costs))
-        _show([summary], folder, console)
+        _show([summary], folder, console, [read_analysis(folder)])
         return summary
 
 
@@ -93,8 +94,8 @@ def report_studies(folders: Sequence[Path], output: Path | None, *, console: Con
     """Write the report of a study anew, or one report for several studies.
 
     Args:
-        folders: of studies. Runs next to them that have finished since are included. Folders of one study with
-            different seeds become one study.
+        folders: of studies. Runs next to them that have finished since are included, and so is what ``localvit
+            analyze --study`` found. Folders of one study with different seeds become one study.
         output: folder of the report. Defaults to the study's own folder, if there is only one.
         console: for the tables.
 
@@ -103,12 +104,21 @@ def report_studies(folders: Sequence[Path], output: Path | None, *, console: Con
     """
     if output is None and len(folders) > 1:
         raise StudyError("one report for several studies needs a folder of its own; give it with --output")
-    summaries = [summarize(record) for record in merge([_refreshed(folder) for folder in folders])]
+    records = {folder: _refreshed(folder) for folder in folders}
+    summaries = [summarize(record) for record in merge([*records.values()])]
+    analyses = [_analysis_of(summary, records) for summary in summaries]
     folder = output or folders[0]
     if len(summaries) == 1:
         summaries[0].record.save(folder)
-    _show(summaries, folder, console)
+    _show(summaries, folder, console, analyses)
     return summaries
+
+
+def _analysis_of(summary: StudySummary, records: Mapping[Path, StudyRecord]) -> Sequence[Measure]:
+    """What an analysis in one of a study's folders found; of several, the first."""
+    name = (summary.config.name, summary.config.scale)
+    folders = [folder for folder, record in records.items() if (record.config.name, record.config.scale) == name]
+    return next(filter(None, map(read_analysis, folders)), ())
 
 
 def spread_so_far(study: StudyConfig, output: Path) -> float:
@@ -225,8 +235,10 @@ class _Session:
                 train_runs(mine, workers, progress)
 
 
-def _show(summaries: Sequence[StudySummary], folder: Path, console: Console) -> None:
-    page = write_report(summaries, folder)
+def _show(
+    summaries: Sequence[StudySummary], folder: Path, console: Console, analyses: Sequence[Sequence[Measure]]
+) -> None:
+    page = write_report(summaries, folder, analyses)
     for summary in summaries:
         console.print(results_table(summary))
         console.print(claims_table(summary))

@@ -1,6 +1,7 @@
 """Findings as plain data: JSON for programs, and a table with one number a row for spreadsheets."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -20,18 +21,25 @@ from localvit.analysis.table import MEASURES
 _DIGITS = 6
 
 
-def results(analysis: Analysis) -> dict[str, Any]:
-    """Everything that was found, with None for what is not known or not finite."""
+def results(analysis: Analysis, pictures: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+    """Everything that was found, with None for what is not known or not finite.
+
+    Args:
+        analysis: what was found.
+        pictures: for each measure, captions of its charts by the names of their files.
+    """
     return {
         "title": analysis.title,
         "images": analysis.images,
         "models": list(analysis.names),
         "measures": {
             name: {
+                "title": MEASURES[name].title,
                 "unit": MEASURES[name].unit,
                 "source": MEASURES[name].source,
                 "answer": answer(analysis, name),
                 "not_measurable": analysis.sentences(name),
+                "pictures": dict(pictures[name]),
                 "overall": {model: _interval(analysis, name, model) for model in analysis.names},
             }
             for name in analysis.measures

@@ -37,12 +37,16 @@ def write_report(analysis: Analysis, folder: Path) -> Path:
     """
     if not analysis.findings:
         raise ValueError("there is no finding to report; analyze at least one model")
-    write_text(folder / "results.json", json.dumps(results(analysis), ensure_ascii=False, allow_nan=False) + "\n")
     write_text(folder / "results.csv", frame(analysis).to_csv(index=False))
     sections = [_section(analysis, name) for name in analysis.measures]
     for section in sections:
         for chart in section["charts"]:
             write_text(folder / chart["picture"], svg(chart.pop("figure")))
+    pictures = {
+        section["name"]: {chart["picture"]: chart["caption"] for chart in section["charts"]} for section in sections
+    }
+    found = results(analysis, pictures)
+    write_text(folder / "results.json", json.dumps(found, ensure_ascii=False, allow_nan=False) + "\n")
     values = {"analysis": analysis, "sections": sections, "record": analysis.record}
     write_text(folder / "report.md", render("analysis.md", _PACKAGE, values))
     write_text(folder / "report.html", render("analysis.html", _PACKAGE, values, charts=True))

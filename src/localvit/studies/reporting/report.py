@@ -12,6 +12,7 @@ import yaml
 
 from localvit.benchmark.look import chart_html, render
 from localvit.studies.reporting.charts import accuracy_against_cost, effects, learning_curves, own_chart, sweep
+from localvit.studies.reporting.inside import Measure
 from localvit.studies.reporting.tables import claim_rows, frame, latex, results, variant_rows
 from localvit.studies.reporting.wording import agreement_word, answer, data_line, points
 from localvit.studies.statistics.findings import StudySummary
@@ -27,12 +28,13 @@ _CHARTS: dict[str, Callable[[StudySummary], go.Figure]] = {
 _PACKAGE = "localvit.studies.reporting"
 
 
-def write_report(summaries: Sequence[StudySummary], folder: Path) -> Path:
+def write_report(summaries: Sequence[StudySummary], folder: Path, analyses: Sequence[Sequence[Measure]] = ()) -> Path:
     """Write ``report.html``, ``report.md``, ``results.csv``, ``results.json`` and ``results.tex`` into ``folder``.
 
     Args:
         summaries: one study, or several for a common report.
         folder: where to write; created if missing.
+        analyses: what was found inside the networks of each study. Defaults to nothing.
 
     Returns:
         Path of the page.
@@ -47,7 +49,11 @@ def write_report(summaries: Sequence[StudySummary], folder: Path) -> Path:
     write_text(folder / "results.json", json.dumps(everything, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     write_text(folder / "results.csv", frame(summaries).to_csv(index=False))
     write_text(folder / "results.tex", latex(summaries))
-    sections = [_section(summary, prefix) for summary, prefix in zip(summaries, _prefixes(summaries), strict=True)]
+    inside = analyses or [()] * len(summaries)
+    sections = [
+        {**_section(summary, prefix), "inside": measures}
+        for summary, prefix, measures in zip(summaries, _prefixes(summaries), inside, strict=True)
+    ]
     values = {"sections": sections}
     write_text(folder / "report.md", render("report.md", _PACKAGE, values))
     write_text(folder / "report.html", render("report.html", _PACKAGE, values, charts=True))

@@ -1,0 +1,64 @@
+"""What ``localvit analyze --study`` found inside the networks of a study, for the study's own report."""
+
+import base64
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from localvit.studies.record import StudyError
+
+ANALYSIS, RESULTS = "analysis", "results.json"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A chart as an image that a page can hold, and its caption."""
+
+    uri: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A measure of an analysis: its title, what it found in sentences, and its charts."""
+
+    title: str
+    answer: tuple[str, ...]
+    pictures: tuple[Picture, ...]
+
+
+def read_analysis(study: Path) -> tuple[Measure, ...]:
+    """The measures in the ``analysis`` folder of a study; none if it was not analyzed.
+
+    Args:
+        study: folder of the study.
+
+    Raises:
+        StudyError: for files that are damaged or missing.
+    """
+    folder = study / ANALYSIS
+    path = folder / RESULTS
+    if not path.exists():
+        return ()
+    try:
+        measures = json.loads(path.read_text(encoding="utf-8"))["measures"]
+        return tuple(_measure(folder, values) for values in measures.values())
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise StudyError(
+            f"{path} is not what an analysis wrote ({type(error).__name__}: {error}). Write it anew with "
+            f"`localvit analyze --study {study}`, or remove {folder}"
+        ) from error
+
+
+def _measure(folder: Path, values: dict[str, Any]) -> Measure:
+    return Measure(
+        str(values["title"]),
+        tuple(str(sentence) for sentence in values["answer"]),
+        tuple(Picture(_uri(folder / Path(file).name), str(caption)) for file, caption in values["pictures"].items()),
+    )
+
+
+def _uri(file: Path) -> str:
+    # In an image, unlike in the page itself, a browser runs no script that an SVG may have.
+    return f"data:image/svg+xml;base64,{base64.b64encode(file.read_bytes()).decode()}"
