@@ -42,7 +42,7 @@ def describe() -> str:
     import torch  # takes seconds, and the command line needs other parts of this module at once
 
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return ", ".join([f"{_processor()} ({cores()} cores)", *gpus, f"PyTorch {torch.__version__}"])
+    return ", ".join([f"{_processor()} ({cores()} core{'s' * (cores() > 1)})", *gpus, f"PyTorch {torch.__version__}"])
 
 
 def _call_c(name: str, *arguments: int) -> None:
