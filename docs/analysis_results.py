@@ -16,11 +16,13 @@ from typing import Any
 
 from scipy.stats import spearmanr
 
+from localvit.analysis.reporting.wording import cell
 from localvit.benchmark.look import markdown_text
 from localvit.studies.record import StudyRecord
-from localvit.studies.reporting.inside import ANALYSIS
-from localvit.studies.reporting.inside import RESULTS as FOUND
+from localvit.studies.reporting.inside import ANALYSIS, FOUND
 from localvit.studies.reporting.tables import NOTHING, interval_text
+from localvit.studies.reporting.wording import signed
+from localvit.studies.statistics.contrast import Interval
 from localvit.studies.statistics.findings import StudySummary
 from localvit.studies.statistics.summary import summarize
 from localvit.system.files import write_text
@@ -69,9 +71,13 @@ def section(summary: StudySummary, found: dict[str, Any], folder: str) -> list[s
     titles = [f"{values['title']}{', ' + values['unit'] if values['unit'] else ''}" for values in measures.values()]
     lines += [f"| variant | test accuracy, % | {' | '.join(map(markdown_text, titles))} |"]
     lines += [f"|---|{'--:|' * (1 + len(titles))}"]
-    accuracies = {variant.name: variant.accuracy for variant in summary.variants if variant.name in found["models"]}
+    accuracies = {
+        variant.name: variant.accuracy
+        for variant in summary.variants
+        if variant.name in found["models"] and variant.name not in summary.config.landmarks
+    }
     for name, accuracy in accuracies.items():
-        cells = [_cell(values["overall"][name], values["unit"]) for values in measures.values()]
+        cells = [cell(_interval(values["overall"][name]), measure) for measure, values in measures.items()]
         shown = NOTHING if accuracy is None else interval_text(accuracy)
         lines.append(f"| {markdown_text(name)} | {shown} | {' | '.join(cells)} |")
     correlations = {
@@ -80,7 +86,8 @@ def section(summary: StudySummary, found: dict[str, Any], folder: str) -> list[s
         )
         for values in measures.values()
     }
-    lines.append(f"| *rank correlation with accuracy* | | {' | '.join(map(_number, correlations.values()))} |")
+    ranks = [NOTHING if value is None else signed(value) for value in correlations.values()]
+    lines.append(f"| *rank correlation with accuracy* | | {' | '.join(ranks)} |")
     lines += ["", *_in_words(correlations, len(accuracies)), ""]
     for values in measures.values():
         lines += [f"### {markdown_text(values['title'])}", "", " ".join(map(markdown_text, values["answer"])), ""]
@@ -90,24 +97,20 @@ def section(summary: StudySummary, found: dict[str, Any], folder: str) -> list[s
     return [*lines, "### Reproduce it", "", f"    {command}", f"    python docs/analysis_results.py {folder}", ""]
 
 
-def _cell(interval: dict[str, float | None] | None, unit: str) -> str:
-    if interval is None or interval["mean"] is None:
-        return NOTHING
-    digits = {"%": 1, "px": 2}.get(unit, 3)
-    mean = f"{interval['mean']:.{digits}f}"
-    return mean if interval["high"] is None else f"{mean} ± {interval['high'] - interval['mean']:.{digits}f}"
+def _interval(values: dict[str, float | None] | None) -> Interval | None:
+    """An interval as ``results.json`` has it: None for what is not known."""
+    if values is None:
+        return None
+    return Interval(**{part: math.nan if value is None else value for part, value in values.items()})
 
 
 def _rank_correlation(pairs: list[tuple[float, dict[str, float] | None]]) -> float | None:
     known = [(accuracy, interval["mean"]) for accuracy, interval in pairs if interval is not None]
     if len(known) < FEW:
         return None
-    found = float(spearmanr(*zip(*known, strict=True)).statistic)
+    accuracies, means = zip(*known, strict=True)
+    found = float(spearmanr(accuracies, means).statistic)
     return found if math.isfinite(found) else None
-
-
-def _number(value: float | None) -> str:
-    return NOTHING if value is None else f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _in_words(correlations: dict[str, float | None], variants: int) -> list[str]:

@@ -9,9 +9,9 @@ of a scale to ``docs/results/<scale>``. Without arguments it rewrites the page f
 import argparse
 import re
 import shlex
-import shutil
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from localvit.benchmark.look import markdown_text
@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from screenshot import save_charts  # a script beside this one
 
 RESULTS = Path(__file__).parent / "results"
-TABLES = (RECORD, "report.md", "results.csv", "results.json")
+ROOT = "ROOT"  # stands for the folder of the images
 PICTURES = {"curves": "own-chart"}  # by the chart of a study; the others show their effects
 QUESTIONS = {
     "rq1_depthwise": "RQ1",
@@ -66,17 +66,14 @@ ImageNet-1k. The same files run at the paper's scale (`--scale imagenet`).
 
 
 def keep(folders: Iterable[Path]) -> None:
-    """Copy records and tables of studies."""
+    """Copy the records of studies."""
     for folder in folders:
-        to = RESULTS / folder.resolve().name
-        to.mkdir(parents=True, exist_ok=True)
-        for name in TABLES:
-            shutil.copyfile(folder / name, to / name)
+        StudyRecord.load(folder).save(RESULTS / folder.resolve().name)
 
 
 def found() -> list[StudySummary]:
     """What the studies kept here found, in the order of the questions."""
-    summaries = [summarize(StudyRecord.load(path.parent)) for path in RESULTS.glob(f"*/{RECORD}")]
+    summaries = [summarize(_public(StudyRecord.load(path.parent))) for path in RESULTS.glob(f"*/{RECORD}")]
     order = list(QUESTIONS)
     return sorted(summaries, key=lambda summary: (order.index(summary.config.name), summary.config.scale))
 
@@ -91,6 +88,8 @@ def main() -> None:
         of_scale = [summary for summary in summaries if summary.config.scale == scale]
         report = write_report(of_scale, RESULTS / scale)  # the HTML is not committed
         for summary in of_scale:
+            summary.record.save(RESULTS / _folder(summary))
+            write_report([summary], RESULTS / _folder(summary))
             prefix = f"{_folder(summary)}-" if len(of_scale) > 1 else ""
             (picture,) = save_charts(report, RESULTS / _folder(summary), [prefix + _picture(summary)])
             picture.rename(RESULTS / _folder(summary) / f"{_picture(summary)}.svg")
@@ -156,7 +155,7 @@ def _finding_rows(finding: str, study: str, summaries: list[StudySummary]) -> li
         for price in summary.prices:
             ratios = ", ".join(f"{limit_text(name)} {ratio:.3f} times" for name, ratio in price.ratios.items())
             rows.append([finding, f"**{price.agreement}**", f"{price.price.of}: {ratios} {price.price.than}'s", ""])
-    return [f"| {' | '.join([*row, summary.config.scale, f'`{_command(summary)}`'])} |" for row in rows]
+    return [f"| {' | '.join([*row, summary.config.scale, f'`{summary.record.command}`'])} |" for row in rows]
 
 
 def _claim_cells(claim: ClaimSummary) -> list[str]:
@@ -176,21 +175,30 @@ def _row(summary: StudySummary) -> str:
         " ".join(markdown_text(sentence) for sentence in answer(summary)),
         markdown_text(config.paper_finding) or "–",
         f"**{agreement_word(summary)}**",
-        f"`{_command(summary)}`",
+        f"`{summary.record.command}`",
     ]
     return f"| {' | '.join(cells)} |"
 
 
-def _command(summary: StudySummary) -> str:
+def _public(record: StudyRecord) -> StudyRecord:
+    """A record without the paths of the machine that made it."""
+    config = record.config
+    if config.recipe.data.root is not None:
+        data = replace(config.recipe.data, root=ROOT)
+        config = replace(config, recipe=replace(config.recipe, data=data))
+    return replace(record, config=config, command=_command(record.command))
+
+
+def _command(command: str) -> str:
     """The command that was run, with the study by name and without the paths of one machine."""
-    words = shlex.split(summary.record.command)
+    words = shlex.split(command)
     kept = [re.sub(r"^.*studies/(\w+)\.yaml$", r"\1", word) for word in words]
     for option in ("--output", "--jobs"):
         while option in kept:
             place = kept.index(option)
             del kept[place : place + 2]
     if "--recipe.data.root" in kept:
-        kept[kept.index("--recipe.data.root") + 1] = "ROOT"
+        kept[kept.index("--recipe.data.root") + 1] = ROOT
     return shlex.join(kept)
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -117,6 +118,15 @@ def test_the_studys_own_report_shows_what_was_found(
         assert min(widths) > 0, "every picture can be drawn"
     markdown = (tmp_path / "report.md").read_text()
     assert all(f"- **{one.title}.** " in markdown for one in MEASURES.values())
+
+
+def test_another_study_of_the_same_name_does_not_show_it(study: Path, report: Path, tmp_path: Path) -> None:
+    StudyRecord(replace(STUDY, question="Is it another?"), ()).save(tmp_path / "other")
+    merged = tmp_path / "merged"
+    assert main(["report", str(study), str(tmp_path / "other"), "--output", str(merged)]) == 0
+    markdown = (merged / "report.md").read_text()
+    assert "## Is it another?" in markdown
+    assert markdown.count("What changed inside") == 1
 
 
 @pytest.mark.parametrize("damage", ["", "[1]", '{"measures": {"kernels": {"title": "a", "answer": []}}}'])

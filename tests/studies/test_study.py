@@ -146,14 +146,19 @@ def test_ctrl_c_keeps_finished_runs_and_the_same_command_goes_on(study_file: Pat
 
     def press() -> None:
         while not list(interrupted.rglob("result.json")):
-            time.sleep(0.02)
+            if over.wait(0.02):
+                return
         os.kill(os.getpid(), signal.SIGINT)
 
+    over = threading.Event()
     # What a shell starts in the background ignores Ctrl-C.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=press, daemon=True).start()
-    ended = run_study(study_file, output=interrupted)
-    signal.signal(signal.SIGINT, before)
+    try:
+        ended = run_study(study_file, output=interrupted)
+    finally:
+        over.set()
+        signal.signal(signal.SIGINT, before)
     assert ended.returncode == 130
     assert "run the same command again to resume" in ended.stderr
     _assert_it_goes_on(study_file, interrupted, finished)

@@ -318,6 +318,7 @@ AUTHORS = {
     ("rq1_depthwise", "no depth-wise"): (5_724_328, 1_250_144_256),
     ("rq1_depthwise", "depth-wise"): (5_825_704, 1_266_401_280),
     ("rq2a_activation", "h-swish + SE, r = d"): (5_908_696, 1_266_475_008),
+    ("rq2a_activation", "h-swish"): (5_825_704, 1_266_401_280),
     ("rq2a_activation", "h-swish + ECA"): (5_825_764, 1_266_447_360),
     ("rq2a_activation", "h-swish + SE, r = d/2"): (5_982_472, 1_266_548_736),
     ("rq2a_activation", "h-swish + SE, r = d/4"): (6_130_024, 1_266_696_192),

@@ -55,6 +55,7 @@ def command(options: Any) -> Callable[[], int]:
     from localvit.analysis.reporting.terminal import print_answers
     from localvit.analysis.session import analyze_models, analyze_study
     from localvit.evaluation.predict import find_device
+    from localvit.studies.reporting.inside import ANALYSIS
 
     if bool(options.models) == (options.study is not None):
         raise ValueError("give models (files, or names known to timm), or a study with --study, and not both")
@@ -69,7 +70,7 @@ def command(options: Any) -> Callable[[], int]:
         if options.study is not None:
             folder = Path(options.study)
             found = analyze_study(folder, options.data, measures, **shared)
-            output = Path(options.output or folder / "analysis")
+            output = Path(options.output or folder / ANALYSIS)
         else:
             found = analyze_models(
                 options.models, options.data, measures, model=options.model, pretrained=options.pretrained, **shared

@@ -195,12 +195,17 @@ def merge(records: Sequence[StudyRecord]) -> list[StudyRecord]:
     """One record per study: records that differ in their seeds only become one with all the seeds, looked at once."""
     groups: list[list[StudyRecord]] = []
     for record in records:
-        same = [group for group in groups if _but_for_seeds(group[0].config) == _but_for_seeds(record.config)]
+        same = [group for group in groups if same_study(group[0].config, record.config)]
         if same:
             same[0].append(record)
         else:
             groups.append([record])
     return [_merged(group) for group in groups]
+
+
+def same_study(one: StudyConfig, other: StudyConfig) -> bool:
+    """Whether two studies differ in their seeds only, and in what goes with those."""
+    return _but_for_seeds(one) == _but_for_seeds(other)
 
 
 def _but_for_seeds(config: StudyConfig) -> StudyConfig:

@@ -22,9 +22,10 @@ from localvit.studies.record import (
     code_version,
     merge,
     outcome_of,
+    same_study,
     with_predictions,
 )
-from localvit.studies.reporting.inside import Measure, read_analysis
+from localvit.studies.reporting.inside import MeasureFound, read_analysis
 from localvit.studies.reporting.report import write_report
 from localvit.studies.reporting.terminal import StudyProgress, claims_table, results_table
 from localvit.studies.running.costs import count, measure, what_costs
@@ -114,10 +115,9 @@ def report_studies(folders: Sequence[Path], output: Path | None, *, console: Con
     return summaries
 
 
-def _analysis_of(summary: StudySummary, records: Mapping[Path, StudyRecord]) -> Sequence[Measure]:
+def _analysis_of(summary: StudySummary, records: Mapping[Path, StudyRecord]) -> Sequence[MeasureFound]:
     """What an analysis in one of a study's folders found; of several, the first."""
-    name = (summary.config.name, summary.config.scale)
-    folders = [folder for folder, record in records.items() if (record.config.name, record.config.scale) == name]
+    folders = [folder for folder, record in records.items() if same_study(record.config, summary.config)]
     return next(filter(None, map(read_analysis, folders)), ())
 
 
@@ -236,7 +236,7 @@ class _Session:
 
 
 def _show(
-    summaries: Sequence[StudySummary], folder: Path, console: Console, analyses: Sequence[Sequence[Measure]]
+    summaries: Sequence[StudySummary], folder: Path, console: Console, analyses: Sequence[Sequence[MeasureFound]]
 ) -> None:
     page = write_report(summaries, folder, analyses)
     for summary in summaries:

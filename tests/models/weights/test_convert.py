@@ -41,6 +41,17 @@ def test_a_file_that_fits_no_model_is_refused(tmp_path: Path, capsys: pytest.Cap
     assert not (tmp_path / "out.safetensors").exists()
 
 
+def test_a_target_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    official_file("localvit_pvt_tiny", tmp_path / "theirs.pth")
+    (tmp_path / "file").write_text("text")
+    words = ["convert", str(tmp_path / "theirs.pth"), str(tmp_path / "file" / "out.safetensors")]
+    assert main([*words, "--model", "localvit_pvt_tiny"]) == 1
+    error = capsys.readouterr().err
+    assert "file" in error
+    assert "Traceback" not in error
+    assert (tmp_path / "file").read_text() == "text"
+
+
 def test_a_target_of_unknown_form_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     official_file("localvit_pvt_tiny", tmp_path / "theirs.pth")
     assert main(["convert", str(tmp_path / "theirs.pth"), str(tmp_path / "out.onnx")]) == 1

@@ -1,7 +1,6 @@
 """Writes the report of an analysis: a page that opens offline, Markdown with pictures, JSON and CSV."""
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,10 @@ from localvit.analysis.reporting.charts import charts
 from localvit.analysis.reporting.pictures import svg
 from localvit.analysis.reporting.plain import frame, results
 from localvit.analysis.reporting.summary import by_layer, headline, headline_series
-from localvit.analysis.reporting.wording import DIGITS, answer, figure
+from localvit.analysis.reporting.wording import answer, cell
 from localvit.analysis.table import MEASURES
 from localvit.benchmark.look import chart_html, render
-from localvit.studies.reporting.tables import NOTHING
-from localvit.studies.reporting.wording import signed
+from localvit.studies.reporting.inside import FOUND
 from localvit.studies.statistics.contrast import Interval
 from localvit.system.files import write_text
 
@@ -46,7 +44,7 @@ def write_report(analysis: Analysis, folder: Path) -> Path:
         section["name"]: {chart["picture"]: chart["caption"] for chart in section["charts"]} for section in sections
     }
     found = results(analysis, pictures)
-    write_text(folder / "results.json", json.dumps(found, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(folder / FOUND, json.dumps(found, ensure_ascii=False, allow_nan=False) + "\n")
     values = {"analysis": analysis, "sections": sections, "record": analysis.record}
     write_text(folder / "report.md", render("analysis.md", _PACKAGE, values))
     write_text(folder / "report.html", render("analysis.html", _PACKAGE, values, charts=True))
@@ -94,20 +92,9 @@ def _rows(analysis: Analysis, measure: str) -> list[list[str]]:
         mean = headline(analysis, measure, name)
         ends: Sequence[Interval | None] = [known[0], known[-1]] if known else [None, None]
         cells = [ends[0], mean] if measure == "robustness" else [ends[0], mean, ends[1]]
-        rows.append([name, *(_cell(cell, measure) for cell in cells)])
+        rows.append([name, *(cell(value, measure) for value in cells)])
     return rows
 
 
 def _series(analysis: Analysis, measure: str) -> str:
     return headline_series(measure, [one for one in analysis.findings if one.measure == measure])
-
-
-def _cell(interval: Interval | None, measure: str) -> str:
-    """Mean and half the width of the interval, if it is known."""
-    if interval is None:
-        return NOTHING
-    mean = figure(interval, measure, bounds=False).removesuffix(MEASURES[measure].unit).strip()
-    if math.isnan(interval.low):
-        return mean
-    digits = DIGITS[MEASURES[measure].unit]
-    return f"{mean} ± {signed(interval.high - interval.mean, digits).removeprefix('+')}"

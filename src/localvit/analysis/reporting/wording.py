@@ -9,6 +9,7 @@ from localvit.analysis.analysis import Analysis
 from localvit.analysis.measures.attention_distance import AttentionDistance
 from localvit.analysis.reporting.summary import by_layer, difference, headline, headline_series
 from localvit.analysis.table import ALIGNMENT, MEASURES
+from localvit.studies.reporting.tables import NOTHING
 from localvit.studies.reporting.wording import listed, signed
 from localvit.studies.statistics.contrast import Interval
 
@@ -38,6 +39,17 @@ def figure(interval: Interval, measure: str, *, sign: bool = False, bounds: bool
     if not bounds or math.isnan(interval.low):
         return found
     return f"{found} (95{_SPACE}% interval {text(interval.low)} to {text(interval.high)})"
+
+
+def cell(interval: Interval | None, measure: str) -> str:
+    """A headline for a table: mean and half the width of its interval, as far as they are known."""
+    if interval is None:
+        return NOTHING
+    mean = figure(interval, measure, bounds=False).removesuffix(MEASURES[measure].unit).strip()
+    if math.isnan(interval.low):
+        return mean
+    digits = DIGITS[MEASURES[measure].unit]
+    return f"{mean} ± {signed(interval.high - interval.mean, digits).removeprefix('+')}"
 
 
 def _comparisons(analysis: Analysis, measure: str) -> list[str]:

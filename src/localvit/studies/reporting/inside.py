@@ -8,7 +8,7 @@ from typing import Any
 
 from localvit.studies.record import StudyError
 
-ANALYSIS, RESULTS = "analysis", "results.json"
+ANALYSIS, FOUND = "analysis", "results.json"
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Measure:
+class MeasureFound:
     """A measure of an analysis: its title, what it found in sentences, and its charts."""
 
     title: str
@@ -28,7 +28,7 @@ class Measure:
     pictures: tuple[Picture, ...]
 
 
-def read_analysis(study: Path) -> tuple[Measure, ...]:
+def read_analysis(study: Path) -> tuple[MeasureFound, ...]:
     """The measures in the ``analysis`` folder of a study; none if it was not analyzed.
 
     Args:
@@ -38,7 +38,7 @@ def read_analysis(study: Path) -> tuple[Measure, ...]:
         StudyError: for files that are damaged or missing.
     """
     folder = study / ANALYSIS
-    path = folder / RESULTS
+    path = folder / FOUND
     if not path.exists():
         return ()
     try:
@@ -51,8 +51,8 @@ def read_analysis(study: Path) -> tuple[Measure, ...]:
         ) from error
 
 
-def _measure(folder: Path, values: dict[str, Any]) -> Measure:
-    return Measure(
+def _measure(folder: Path, values: dict[str, Any]) -> MeasureFound:
+    return MeasureFound(
         str(values["title"]),
         tuple(str(sentence) for sentence in values["answer"]),
         tuple(Picture(_uri(folder / Path(file).name), str(caption)) for file, caption in values["pictures"].items()),
