@@ -17,11 +17,12 @@ from typing import Any
 from scipy.stats import spearmanr
 
 from localvit.analysis.reporting.wording import cell
+from localvit.analysis.table import ALIGNMENT
 from localvit.benchmark.look import markdown_text
 from localvit.studies.record import StudyRecord
 from localvit.studies.reporting.inside import ANALYSIS, FOUND
 from localvit.studies.reporting.tables import NOTHING, interval_text
-from localvit.studies.reporting.wording import signed
+from localvit.studies.reporting.wording import listed, signed
 from localvit.studies.statistics.contrast import Interval
 from localvit.studies.statistics.findings import StudySummary
 from localvit.studies.statistics.summary import summarize
@@ -84,7 +85,9 @@ def section(summary: StudySummary, found: dict[str, Any], folder: str) -> list[s
         values["title"]: _rank_correlation(
             [(accuracy.mean, values["overall"][name]) for name, accuracy in accuracies.items() if accuracy is not None]
         )
-        for values in measures.values()
+        if measure != ALIGNMENT  # variants are compared with different ones
+        else None
+        for measure, values in measures.items()
     }
     ranks = [NOTHING if value is None else signed(value) for value in correlations.values()]
     lines.append(f"| *rank correlation with accuracy* | | {' | '.join(ranks)} |")
@@ -119,9 +122,9 @@ def _in_words(correlations: dict[str, float | None], variants: int) -> list[str]
     others = [title.lower() for title, value in known.items() if abs(value) < STRONG]
     words = []
     if strong:
-        words.append(f"Over these {variants} variants, accuracy goes with {', '.join(strong)}.")
+        words.append(f"Over these {variants} variants, accuracy goes with {listed(strong)}.")
     if others:
-        words.append(f"It does not go with {', '.join(others)}.")
+        words.append(f"{'It' if strong else 'Accuracy'} does not go with {listed(others)}.")
     return [" ".join(words)] if words else []
 
 
