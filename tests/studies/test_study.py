@@ -340,6 +340,41 @@ def test_the_same_study_with_other_seeds_becomes_one(study_file: Path, finished:
     ]
     assert [variant["accuracy"]["per_seed"] for variant in found["variants"]] == expected
 
+    # Without any run folder, the record is enough: a run that it lacks is trained, the others are not.
+    elsewhere = study_file.parent / "elsewhere" / "small-tiny"
+    elsewhere.mkdir(parents=True)
+    record = json.loads((study_file.parent / "merged" / "study.json").read_text())
+    lost = next(outcome for outcome in record["outcomes"] if outcome["variant"] == "DeiT" and outcome["seed"] == 1)
+    lost["result"] = None
+    (elsewhere / "study.json").write_text(json.dumps(record))
+    ended = run_study(study_file, "--seeds", "[0, 1, 2, 3]", output=elsewhere.parent)
+    assert ended.returncode == 0, ended.stderr
+    assert "11 of 12 runs were finished before" in ended.stdout
+    assert [*accuracies(elsewhere.parent).values()] == expected
+    assert len(list((elsewhere.parent / "runs").iterdir())) == 1
+
+
+def test_a_record_keeps_the_choices_of_a_sweep(study_file: Path, finished: tuple[Path, str]) -> None:
+    names = [*accuracies(finished[0] / "runs")]
+    sweep = {"groups": {"all": names}, "grid": [0.003, 0.01], "seeds": [1000]}
+    study_file.write_text(STUDY + f"sweep: {json.dumps(sweep)}\n")
+    record = json.loads((finished[0] / "runs" / "small-tiny" / "study.json").read_text())
+    record["config"]["sweep"] = sweep
+    for overrides in record["config"]["variants"].values():
+        overrides["training.learning_rate"] = 0.003
+    record["sweep"] = [
+        {"group": "all", "value": value, "accuracies": [50.0], "chosen": value == 0.003} for value in sweep["grid"]
+    ]
+    folder = study_file.parent / "runs" / "small-tiny"
+    folder.mkdir(parents=True)
+    (folder / "study.json").write_text(json.dumps(record))
+    ended = run_study(study_file)
+    assert ended.returncode == 0, ended.stderr
+    assert "all: training.learning_rate 0.003" in ended.stdout
+    assert "6 of 6 runs were finished before" in ended.stdout
+    assert accuracies(folder.parent) == accuracies(finished[0] / "runs")
+    assert not (folder.parent / "runs").exists()
+
 
 def test_help_explains_every_field(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):

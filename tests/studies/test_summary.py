@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from scipy import stats
 
 from localvit.studies.claims import Claim, Price
 from localvit.studies.config import StudyConfig
-from localvit.studies.record import Costs, Look, Outcome, StudyRecord, merge
+from localvit.studies.record import Costs, Look, Outcome, StudyRecord, known_outcomes, merge
 from localvit.studies.statistics.findings import Agreement, StudySummary
 from localvit.studies.statistics.summary import summarize
 from localvit.training import RunResult
@@ -249,6 +250,24 @@ def test_records_with_other_seeds_become_one_that_was_never_looked_at() -> None:
     (merged,) = merge(records)
     assert (merged.config.seeds, merged.looks) == ([0, 1, 2, 3], ())
     assert merge(records[:1]) == records[:1]
+
+
+def test_a_record_stands_for_runs_without_a_folder_if_it_is_of_the_same_study(tmp_path: Path) -> None:
+    config = study(Claim("local", "base"), names=("base", "local"), seeds=[0, 1], looks=[])
+    record = StudyRecord(config, tuple(outcome(name, 0, 70.0) for name in ("base", "local")))
+
+    def finished(config: StudyConfig) -> list[tuple[str | None, int]]:
+        known = known_outcomes(config, tmp_path, record)
+        return [(found.variant, found.seed) for found in known if found.status == "finished"]
+
+    def with_data(**fields: Any) -> StudyConfig:
+        return replace(config, recipe=replace(config.recipe, data=replace(config.recipe.data, **fields)))
+
+    assert finished(config) == finished(replace(config, seeds=[0, 1, 2])) == [("base", 0), ("local", 0)]
+    assert finished(with_data(root="elsewhere")) == [("base", 0), ("local", 0)]
+    assert finished(with_data(train_images=7)) == []
+    assert finished(replace(config, variants={**config.variants, "local": {"training.batch_size": 2}})) == []
+    assert [found.status for found in known_outcomes(config, tmp_path, None)] == ["missing"] * 4
 
 
 def test_locality_is_isolated_by_its_control() -> None:

@@ -221,12 +221,16 @@ class StudyConfig:
         """Numbers of seeds after which the claims are tested; the last look has all seeds."""
         return (*(look for look in self.looks if look < len(self.seeds)), len(self.seeds))
 
-    def plan_hash(self) -> str:
-        """Short hash of everything that the study decides before it runs; the place of the images is not part of it."""
-        values = json.loads(json.dumps(asdict(self)))
+    def decided(self) -> dict[str, Any]:
+        """Everything that the study decides before it runs, as plain values; where the images are is not part of it."""
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         for place in _PLACES:
             values["recipe"]["data"].pop(place)
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+        return values
+
+    def plan_hash(self) -> str:
+        """Short hash of everything that the study decides before it runs."""
+        return hashlib.sha256(json.dumps(self.decided(), sort_keys=True).encode()).hexdigest()[:12]
 
     def runs(self, folder: Path) -> "list[StudyRun]":
         """All runs of the study, seed by seed, so that a study stopped half-way has whole seeds to compare.

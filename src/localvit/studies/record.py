@@ -204,12 +204,12 @@ def merge(records: Sequence[StudyRecord]) -> list[StudyRecord]:
 
 
 def same_study(one: StudyConfig, other: StudyConfig) -> bool:
-    """Whether two studies differ in their seeds only, and in what goes with those."""
+    """Whether two studies differ only in their seeds and what goes with those, and in where they find their images."""
     return _but_for_seeds(one) == _but_for_seeds(other)
 
 
-def _but_for_seeds(config: StudyConfig) -> StudyConfig:
-    return replace(config, seeds=[0, 1], looks=[], sweep=None)
+def _but_for_seeds(config: StudyConfig) -> dict[str, Any]:
+    return {name: value for name, value in config.decided().items() if name not in ("seeds", "looks", "sweep")}
 
 
 def _merged(records: Sequence[StudyRecord]) -> StudyRecord:
@@ -226,6 +226,24 @@ def _merged(records: Sequence[StudyRecord]) -> StudyRecord:
         config=replace(records[0].config, seeds=seeds, looks=[]),
         looks=(),
         outcomes=tuple(sorted(outcomes.values(), key=lambda outcome: outcome.seed)),
+    )
+
+
+def known_outcomes(study: StudyConfig, runs: Path, before: StudyRecord | None) -> tuple[Outcome, ...]:
+    """The outcomes of all runs of a study: from their folders, or of runs whose folder is gone, from an earlier record.
+
+    Args:
+        study: the study, with the choices of its sweep.
+        runs: the folder of all runs.
+        before: an earlier record. It counts if it is of the same study; its seeds may differ.
+    """
+    found = [with_predictions(outcome_of(run), runs) for run in study.runs(runs)]
+    if before is None or not same_study(before.config, study):
+        return tuple(found)
+    recorded = {(outcome.variant, outcome.seed): outcome for outcome in before.outcomes}
+    return tuple(
+        recorded.get((outcome.variant, outcome.seed), outcome) if outcome.status == "missing" else outcome
+        for outcome in found
     )
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,14 +16,15 @@ from localvit.studies.record import (
     RECORD,
     Costs,
     Look,
+    Outcome,
     StudyError,
     StudyRecord,
     SweepOutcome,
     code_version,
+    known_outcomes,
     merge,
     outcome_of,
     same_study,
-    with_predictions,
 )
 from localvit.studies.reporting.inside import MeasureFound, read_analysis
 from localvit.studies.reporting.report import write_report
@@ -177,13 +178,15 @@ class _Session:
         """Run the sweep and take its choices. Returns whether the study may go on."""
         if self.study.sweep is None:
             return True
-        runs = self.study.sweep_runs(self.runs_folder)
-        self._train([run for values in runs.values() for of_value in values.values() for run in of_value], backend)
-        self.sweep = choose(runs)
+        self.sweep = self._earlier_sweep()
+        if not self.sweep:
+            runs = self.study.sweep_runs(self.runs_folder)
+            self._train([run for values in runs.values() for of_value in values.values() for run in of_value], backend)
+            self.sweep = choose(runs)
         if not self.sweep:
             return False
         axis = self.study.sweep.axis
-        self.study = self.study.with_choices({found.group: found.value for found in self.sweep if found.chosen})
+        self.study = self._chosen(self.sweep)
         for found in self.sweep:
             if found.chosen:
                 self.console.print(f"{found.group}: {axis} {found.value:g}", highlight=False)
@@ -194,7 +197,8 @@ class _Session:
         summary = summarize(self.save(costs))
         for look in self.study.all_looks:
             seeds = {*self.study.seeds[:look]}
-            self._train([run for run in self.study.runs(self.runs_folder) if run.seed in seeds], backend)
+            finished = {(run.variant, run.seed) for run in self._outcomes() if run.status == "finished"}
+            self._train([run for run in self.study.runs(self.runs_folder) if run.seed in seeds], backend, finished)
             summary = summarize(self.save(costs))
             if self.part != _ALONE and any(run.seed in seeds for run in summary.missing):
                 break  # other shards are still busy with this look
@@ -208,12 +212,9 @@ class _Session:
 
     def save(self, costs: Mapping[str, Costs]) -> StudyRecord:
         """Write the record of everything known so far."""
-        outcomes = tuple(
-            with_predictions(outcome_of(run), self.runs_folder) for run in self.study.runs(self.runs_folder)
-        )
         record = StudyRecord(
             self.study,
-            outcomes,
+            self._outcomes(),
             dict(costs),
             command_line(),
             describe(),
@@ -225,14 +226,33 @@ class _Session:
         record.save(self.folder)
         return record
 
-    def _train(self, runs: Sequence[StudyRun], backend: Callable[[], Backend]) -> None:
+    def _outcomes(self) -> tuple[Outcome, ...]:
+        return known_outcomes(self.study, self.runs_folder, self.before)
+
+    def _chosen(self, sweep: Sequence[SweepOutcome]) -> StudyConfig:
+        return self.study.with_choices({found.group: found.value for found in sweep if found.chosen})
+
+    def _earlier_sweep(self) -> tuple[SweepOutcome, ...]:
+        """What the sweep found according to the record; nothing if that is of another study or sweep."""
+        before = self.before
+        if before is None or not before.sweep or before.config.sweep != self.study.sweep:
+            return ()
+        return before.sweep if same_study(before.config, self._chosen(before.sweep)) else ()
+
+    def _train(
+        self,
+        runs: Sequence[StudyRun],
+        backend: Callable[[], Backend],
+        recorded: Set[tuple[str | None, int]] = frozenset(),
+    ) -> None:
         mine = shard(runs, *self.part)
-        finished = sum(outcome_of(run).status == "finished" for run in mine)
+        left = [run for run in mine if outcome_of(run).status != "finished" and (run.variant, run.seed) not in recorded]
+        finished = len(mine) - len(left)
         if finished:
-            self.console.print(f"{finished} of {len(mine)} runs were finished before, in {self.runs_folder}")
-        if finished < len(mine):
-            with StudyProgress(self.console, mine, finished=finished) as progress, backend() as workers:
-                train_runs(mine, workers, progress)
+            self.console.print(f"{finished} of {len(mine)} runs were finished before")
+        if left:
+            with StudyProgress(self.console, left, finished=finished) as progress, backend() as workers:
+                train_runs(left, workers, progress)
 
 
 def _show(
@@ -251,13 +271,8 @@ def _show(
 
 
 def _refreshed(folder: Path) -> StudyRecord:
-    record, runs = StudyRecord.load(folder), folder.parent / RUNS
-    now = {(run.variant, run.seed): with_predictions(outcome_of(run), runs) for run in record.config.runs(runs)}
-    outcomes = tuple(
-        outcome if (found := now[outcome.variant, outcome.seed]).status == "missing" else found
-        for outcome in record.outcomes
-    )
-    return dataclasses.replace(record, outcomes=outcomes)
+    record = StudyRecord.load(folder)
+    return dataclasses.replace(record, outcomes=known_outcomes(record.config, folder.parent / RUNS, record))
 
 
 @contextlib.contextmanager

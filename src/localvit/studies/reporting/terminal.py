@@ -9,7 +9,7 @@ from rich.progress import TaskID
 from rich.table import Table
 
 from localvit.studies.config import StudyConfig, StudyRun
-from localvit.studies.record import Outcome, outcome_of
+from localvit.studies.record import Outcome
 from localvit.studies.reporting.tables import claim_rows
 from localvit.studies.statistics.findings import StudySummary, VariantSummary
 from localvit.studies.statistics.power import power
@@ -24,15 +24,15 @@ class StudyProgress:
 
     Args:
         console: where to print.
-        runs: the runs of the study, or of a shard.
-        finished: how many of them had finished before.
+        runs: the runs to train.
+        finished: how many others had finished before.
     """
 
     def __init__(self, console: Console, runs: Sequence[StudyRun], *, finished: int) -> None:
-        self.runs, self.finished, self.failed = len(runs), finished, 0
+        self.runs, self.finished, self.failed = finished + len(runs), finished, 0
         self.bars: dict[StudyRun, TaskID] = {}
         self.progress = progress_bar(console, "epochs", transient=False)
-        epochs = sum(run.config.training.total_epochs for run in runs if outcome_of(run).status != "finished")
+        epochs = sum(run.config.training.total_epochs for run in runs)
         self.total = self.progress.add_task(self._title(), total=epochs)
 
     def __enter__(self) -> "StudyProgress":
