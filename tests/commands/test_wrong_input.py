@@ -94,6 +94,18 @@ WRONG = {
         {bare} {out_file} --model test_vit | {bare} {out_file} --no-such | {bare} {out_file} extra | {long} {out_file}
         {list} {out_file} | {out_file} {bare} | --model test_vit
     """,
+    "push": """
+        nothing a/b | {folder} a/b | {empty} a/b | {binary} a/b | {text} a/b | {png} a/b | {truncated} a/b | {bare} a/b
+        {long} a/b | {bare} a/b --model no_such | {bare} | {bare} a/b/c --model test_vit
+        {bare} {long} --model test_vit
+        {bare} local-dir:{file} --model test_vit | {bare} local-dir:{file}/a --model test_vit | {bare} a/b --no-such
+        {bare} a/b extra | {bare} a/b --private maybe | {bare} a/b --license | --private
+        {bare} a..b/c --model test_vit
+    """,
+    "pull": """
+        nothing | a/b/c | {folder} | hf-hub:a | hf-hub: | hf-hub:a/b/c | {long} | a/b extra | a/b --no-such | {file}
+        -x | a/b --output | a//b | a/b/ | /a/b | @ | a@b | a..b/c | -a/b | a/b..c | .a/b
+    """,
 }
 
 

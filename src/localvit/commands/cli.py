@@ -22,6 +22,8 @@ COMMANDS = {
     "models": "list the models of the paper with their costs",
     "bench": "measure speed and memory of models on this machine",
     "convert": "convert checkpoints to and from the authors' format",
+    "push": "publish a model on the Hugging Face hub",
+    "pull": "download a model from the Hugging Face hub",
 }
 
 

@@ -4,10 +4,10 @@ The model keeps its own code. The MLP of a localized layer is replaced or extend
 place that ``layouts.py`` names.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from timm.layers import DropPath
@@ -32,6 +32,26 @@ class Localization:
     config: LocalityConfig
     layers: tuple[int, ...]
     mode: Mode
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> "Localization":
+        """The inverse of ``dataclasses.asdict``, for values from a file that anybody may have written.
+
+        Raises:
+            ValueError, TypeError, KeyError: for anything else.
+        """
+        if set(values) != {field.name for field in fields(cls)}:
+            raise ValueError(f"a localization has config, layers and mode, not {', '.join(map(str, values)):.200}")
+        config, layers, mode = values["config"], values["layers"], values["mode"]
+        if mode not in get_args(Mode):
+            raise ValueError(f"mode is {mode!r}; it must be one of {', '.join(get_args(Mode))}")
+        if not all(type(index) is int for index in layers):
+            raise TypeError(f"layers is {layers}; it must be a list of whole numbers")
+        for field in fields(LocalityConfig):
+            expected = (int, float) if isinstance(field.default, float) else type(field.default)
+            if field.name in config and not isinstance(config[field.name], expected):
+                raise TypeError(f"{field.name} is {config[field.name]!r}; it must be a {type(field.default).__name__}")
+        return cls(LocalityConfig(**config), tuple(layers), mode)
 
 
 def select_layers(layers: Layers, depth: int) -> tuple[int, ...]:

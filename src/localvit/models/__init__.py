@@ -4,8 +4,8 @@ Importing them also attaches the faster form of training to the mechanism.
 """
 
 from localvit.locality.kernels.forms import attach
-from localvit.models import deit, landmarks, pvt, swin, t2t, tnt
+from localvit.models import deit, landmarks, localized, pvt, swin, t2t, tnt
 
-__all__ = ["deit", "landmarks", "pvt", "swin", "t2t", "tnt"]
+__all__ = ["deit", "landmarks", "localized", "pvt", "swin", "t2t", "tnt"]
 
 attach()

@@ -10,9 +10,9 @@ import json
 import pickle
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -20,7 +20,6 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from localvit.locality.config import LocalityConfig, Mode
 from localvit.locality.localize import Localization, localizations, localize
 from localvit.models.official_keys import from_official
 from localvit.system.files import replacing
@@ -125,24 +124,12 @@ def read_localizations(path: str | Path) -> list[Localization] | None:
     if text is None:
         return None
     try:
-        return [_localization(**call) for call in json.loads(text)]
+        return [Localization.from_plain(call) for call in json.loads(text)]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(
             f"the record in {path} of how its model was localized cannot be read; the file is damaged or from another "
             f"version of localvit: {error}"
         ) from error
-
-
-def _localization(config: dict[str, Any], layers: list[int], mode: Mode) -> Localization:
-    if mode not in get_args(Mode):
-        raise ValueError(f"mode is {mode!r}; it must be one of {', '.join(get_args(Mode))}")
-    if not all(type(index) is int for index in layers):
-        raise TypeError(f"layers is {layers}; it must be a list of whole numbers")
-    for field in fields(LocalityConfig):
-        expected = (int, float) if isinstance(field.default, float) else type(field.default)
-        if field.name in config and not isinstance(config[field.name], expected):
-            raise TypeError(f"{field.name} is {config[field.name]!r}; it must be a {type(field.default).__name__}")
-    return Localization(LocalityConfig(**config), tuple(layers), mode)
 
 
 def read_metadata(path: str | Path, name: str) -> str | None:

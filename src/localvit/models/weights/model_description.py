@@ -9,10 +9,12 @@ import inspect
 import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args, get_type_hints
 
 import timm
+from timm.data import ImageNetInfo
 from timm.models import build_model_with_cfg
 
 from localvit.data.config import InputConfig
@@ -102,6 +104,32 @@ def require_known(name: str) -> None:
         timm.get_pretrained_cfg(name)
     except RuntimeError as error:
         raise ValueError(f"the model is {name}, and timm does not know the part after the dot: {error}") from error
+
+
+def input_of(config: Mapping[str, Any]) -> InputConfig:
+    """The preprocessing that a model's configuration of timm (``model.pretrained_cfg``) asks for."""
+    channels, height, width = config["input_size"]
+    known = config["interpolation"] in ("bicubic", "bilinear", "nearest")
+    return InputConfig(
+        image_size=(height, width),
+        channels=channels,
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        interpolation=config["interpolation"] if known else "bicubic",
+        crop_fraction=config["crop_pct"],
+    )
+
+
+def class_names_of(num_classes: int, names: Any = None) -> tuple[str, ...]:
+    """Names of classes: those of timm's ``label_names``, or ImageNet-1k's for 1000 classes, or numbers."""
+    if isinstance(names, dict):
+        names = [names.get(str(index), str(index)) for index in range(num_classes)]
+    if names:
+        return tuple(names)
+    if num_classes == 1000:
+        imagenet = ImageNetInfo()
+        return tuple(imagenet.index_to_description(index) for index in range(1000))
+    return tuple(map(str, range(num_classes)))
 
 
 def _require_arguments(arguments: Any) -> None:

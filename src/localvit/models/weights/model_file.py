@@ -9,14 +9,14 @@ from typing import Any
 
 import timm
 import torch
-from timm.data import ImageNetInfo
 from torch import Tensor, nn
 
 from localvit.data.config import InputConfig
 from localvit.locality.localize import localizations, localize
 from localvit.models.official_keys import from_official
 from localvit.models.weights.checkpoints import fit, read_metadata, read_state_dict, require_fit, save_checkpoint
-from localvit.models.weights.model_description import ModelDescription, require_known
+from localvit.models.weights.hub_files import WEIGHTS, describe_by_config, file_of, is_hub_name
+from localvit.models.weights.model_description import ModelDescription, class_names_of, input_of, require_known
 
 __all__ = ["ModelDescription", "load_model", "read_description", "save_model"]
 
@@ -53,16 +53,22 @@ def load_model(path: str | Path, *, name: str | None = None) -> tuple[nn.Module,
     numbered otherwise.
 
     Args:
-        path: a file of :func:`save_model`, or any file that :func:`localvit.load_checkpoint` reads.
+        path: a file of :func:`save_model`, or any file that :func:`localvit.load_checkpoint` reads; or a model on the
+            Hugging Face hub, ``hf-hub:USER/NAME`` or ``hf-hub:USER/NAME@REVISION``; or ``local-dir:FOLDER``.
         name: the timm name of the model, for files without a description.
 
     Raises:
         FileNotFoundError: if the file does not exist.
+        HubError: if the hub has no such model, or cannot be reached.
         ValueError: if neither the file nor ``name`` says which model it is, if the two contradict each other, or if the
             file is damaged, could run code, or does not fit.
     """
+    hub_name = str(path) if is_hub_name(path) else None
+    path = path if hub_name is None else file_of(hub_name, WEIGHTS)
     state_dict = read_state_dict(path)
     described = read_description(path)
+    if described is None and hub_name is not None:
+        described = describe_by_config(hub_name)
     if described is not None and name not in (None, described.name):
         raise ValueError(f"{path} contains a {described.name}, but --model is {name}; omit --model")
     if described is None and name is None:
@@ -139,19 +145,4 @@ def description_by_name(name: str, state_dict: dict[str, Tensor]) -> ModelDescri
     classifier = classifier if isinstance(classifier, str) else classifier[0]
     weight = from_official(state_dict, model).get(f"{classifier}.weight")
     num_classes = model.num_classes if weight is None or weight.ndim == 0 else len(weight)
-    if num_classes == 1000:
-        imagenet = ImageNetInfo()
-        class_names = tuple(imagenet.index_to_description(index) for index in range(1000))
-    else:
-        class_names = tuple(map(str, range(num_classes)))
-    channels, height, width = config["input_size"]
-    known = config["interpolation"] in ("bicubic", "bilinear", "nearest")
-    shown = InputConfig(
-        image_size=(height, width),
-        channels=channels,
-        mean=tuple(config["mean"]),
-        std=tuple(config["std"]),
-        interpolation=config["interpolation"] if known else "bicubic",
-        crop_fraction=config["crop_pct"],
-    )
-    return ModelDescription(name, {}, class_names, shown)
+    return ModelDescription(name, {}, class_names_of(num_classes), input_of(config))
