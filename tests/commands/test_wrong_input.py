@@ -94,6 +94,23 @@ WRONG = {
         {bare} {out_file} --model test_vit | {bare} {out_file} --no-such | {bare} {out_file} extra | {long} {out_file}
         {list} {out_file} | {out_file} {bare} | --model test_vit
     """,
+    "export": """
+        nothing --to onnx | {bare} | {bare} --to | {bare} --to word | {bare} --to onnx | {folder} --to onnx
+        {empty} --to onnx | {binary} --to onnx | {text} --to onnx | {png} --to onnx | {truncated} --to onnx
+        {bare} --to onnx --model no_such | {long} --to onnx | {bare} --to onnx --batch 0 --model test_vit
+        {bare} --to onnx --batch many --model test_vit | {bare} --to onnx --max-drop -1 --model test_vit
+        {bare} --to onnx --images nothing --model test_vit | {bare} --to onnx --data.source shelf --model test_vit
+        {bare} --to onnx --data.root nothing --model test_vit | {bare} --to onnx --int8 --model test_vit | --no-such
+        {bare} --to onnx --images {folder} --model test_vit | {bare} --to onnx --count 0 --model test_vit
+    """,
+    "demo": """
+        nothing | {folder} | {empty} | {binary} | {text} | {png} | {truncated} | {bare} | {long} | --no-such
+        {bare} extra | {bare} --model no_such | {bare} --model test_vit --runtime nothing
+        {bare} --model test_vit --runtime {folder}
+        {bare} --model test_vit --runtime {file} | {bare} --model test_vit --runtime http://127.0.0.1:9/x
+        {bare} --model test_vit --port -1 | {bare} --model test_vit --port many | {bare} --output | --serve
+        {bare} --model test_vit --runtime abc://x
+    """,
     "push": """
         nothing a/b | {folder} a/b | {empty} a/b | {binary} a/b | {text} a/b | {png} a/b | {truncated} a/b | {bare} a/b
         {long} a/b | {bare} a/b --model no_such | {bare} | {bare} a/b/c --model test_vit

@@ -7,11 +7,11 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from localvit.analysis.images import ShownImages
 from localvit.analysis.layers import NotMeasurableError
 from localvit.analysis.measures.alignment import linear_cka
 from localvit.analysis.subjects import Subject
 from localvit.analysis.table import ALIGNMENT, MEASURES, Measured
+from localvit.evaluation.shown_images import ShownImages
 from localvit.system.errors import LocalViTError
 from localvit.system.suggestions import did_you_mean
 

@@ -8,12 +8,12 @@ import torch
 from rich.console import Console
 
 from localvit.analysis.analysis import Analysis, analyze, images_needed
-from localvit.analysis.images import ShownImages, UnlabeledImages
 from localvit.analysis.subjects import Subject, subjects, subjects_of_study
 from localvit.benchmark.result import provenance
 from localvit.data.config import DataConfig
 from localvit.data.source import ImageSource
 from localvit.data.sources import open_parts, open_val
+from localvit.evaluation.shown_images import ShownImages, UnlabeledImages
 from localvit.studies.record import code_version
 from localvit.system.progress import progress_bar
 

@@ -6,7 +6,6 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from localvit.analysis.images import Selection
 from localvit.analysis.measures.attention_distance import attention_distance
 from localvit.analysis.measures.frequencies import frequency_amplitudes
 from localvit.analysis.measures.kernels import depthwise_kernels
@@ -14,6 +13,7 @@ from localvit.analysis.measures.locality_index import locality_index
 from localvit.analysis.measures.receptive_field import effective_receptive_field
 from localvit.analysis.measures.robustness import robustness
 from localvit.analysis.measures.token_similarity import token_similarity
+from localvit.evaluation.shown_images import Selection
 
 ALIGNMENT = "alignment"
 

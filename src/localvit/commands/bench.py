@@ -3,6 +3,7 @@
 import itertools
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ from localvit.commands.parser import Parser, command_parser
 from localvit.system.terminal import ERRORS, RESULTS
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from localvit.benchmark import BenchmarkResult, SettingResult
 
 MODELS = ["deit_tiny_patch16_224", "localvit_tiny_patch16_224"]
@@ -29,7 +32,13 @@ table and an offline page of charts."""
 def parser() -> Parser:
     """Options of the command."""
     parser = command_parser("bench", "[MODEL ...] [--OPTION VALUE ...]", _DESCRIPTION)
-    parser.add_argument("models", type=str, nargs="*", default=MODELS, help="model names known to timm")
+    parser.add_argument(
+        "models",
+        type=str,
+        nargs="*",
+        default=MODELS,
+        help="model names known to timm, or files: checkpoints and exports",
+    )
     parser.add_argument("--peers", action="store_true", help="add small timm models for comparison")
     parser.add_argument("--mode", type=Mode, nargs="+", default=["inference", "training"], help="what a step does")
     parser.add_argument("--precision", type=Precision, nargs="+", default=["fp32"], help="bf16 is for inference only")
@@ -48,7 +57,13 @@ def parser() -> Parser:
         "--save-memory", type=bool, nargs="+", default=[False], help="recompute hidden maps of locality, training only"
     )
     parser.add_argument("--batch-size", type=PositiveInt, nargs="+", default=[16], help="images per step")
-    parser.add_argument("--image-size", type=str, nargs="+", default=["224"], help="in pixels, such as 224 or 192x256")
+    parser.add_argument(
+        "--image-size",
+        type=str,
+        nargs="+",
+        default=None,
+        help="in pixels, such as 224 or 192x256 (default: of the first file, or 224)",
+    )
     parser.add_argument("--device", type=Device, default="auto", help="cpu, cuda, or auto for a GPU if available")
     parser.add_argument("--threads", type=PositiveInt | None, default=None, help="CPU threads (default: PyTorch's)")
     parser.add_argument("--rounds", type=PositiveInt, default=ROUNDS, help="turns of each model")
@@ -61,12 +76,21 @@ def command(options: Any) -> Callable[[], int]:
     """Measure, print and write."""
     from localvit.benchmark import PEERS, Contestant, run, write_report
     from localvit.benchmark.report import problems
+    from localvit.models.exported import is_exported, load_any
 
-    settings, left_out = _settings(options)
     names = dict.fromkeys([*options.models, *(PEERS if options.peers else ())])
+    files = [name for name in names if Path(name).is_file()]
+    if any(map(is_exported, files)):
+        options.mode = [mode for mode in options.mode if mode == "inference"]  # exports cannot be trained
+    if options.image_size is None:
+        size = load_any(files[0])[1].input.image_size if files else (224, 224)
+        options.image_size = ["x".join(map(str, size))]
+    settings, left_out = _settings(options)
 
     def bench() -> int:
-        contestants = [Contestant(name) for name in names]
+        contestants = [
+            Contestant(partial(_loaded, name), Path(name).name) if name in files else Contestant(name) for name in names
+        ]
         for reason in left_out:
             ERRORS.print(f"Left out: {reason}", markup=False, soft_wrap=True)
         found = run(contestants, settings, rounds=options.rounds, memory=options.memory)
@@ -79,6 +103,12 @@ def command(options: Any) -> Callable[[], int]:
         return int(any(one.error for result in found.results for one in result.measurements))
 
     return bench
+
+
+def _loaded(path: str) -> "nn.Module":
+    from localvit.models.exported import load_any
+
+    return load_any(path)[0]
 
 
 def _settings(options: Any) -> tuple[list[Setting], list[str]]:

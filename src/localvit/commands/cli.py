@@ -22,6 +22,8 @@ COMMANDS = {
     "models": "list the models of the paper with their costs",
     "bench": "measure speed and memory of models on this machine",
     "convert": "convert checkpoints to and from the authors' format",
+    "export": "export a model to ONNX, OpenVINO or PyTorch's ahead-of-time compiler",
+    "demo": "write a web page that classifies photographs in the browser",
     "push": "publish a model on the Hugging Face hub",
     "pull": "download a model from the Hugging Face hub",
 }

@@ -31,12 +31,12 @@ def command(options: Any) -> Callable[[], int]:
     """Evaluate, print and write the figures."""
     from localvit.evaluation.evaluate import evaluate
     from localvit.evaluation.report import evaluation_line, evaluation_table, write_evaluation
-    from localvit.models.weights.model_file import load_model
+    from localvit.models.exported import load_any
     from localvit.training.progress import EvaluationProgress
     from localvit.training.trainer import is_first_process
 
     def evaluation() -> int:
-        model, description = load_model(options.checkpoint, name=options.model)
+        model, description = load_any(options.checkpoint, name=options.model, trusted=options.trust)
         figures = evaluate(
             model,
             description,

@@ -32,8 +32,14 @@ class Parser(ArgumentParser):
 
     def add_checkpoint(self) -> None:
         """Add the options that select weights."""
-        self.add_argument("--checkpoint", type=str, required=True, help="weights of a run, or the authors' weights")
+        self.add_argument(
+            "--checkpoint",
+            type=str,
+            required=True,
+            help="weights of a run, the authors' weights, hf-hub:USER/NAME, or a file of `localvit export`",
+        )
         self.add_argument("--model", type=str | None, default=None, help="model name, for files that do not contain it")
+        self.add_argument("--trust", action="store_true", help="run the machine code in a .pt2 file")
 
     def parse(self, arguments: list[str]) -> Any:
         """Parse and build the dataclasses; ``ValueError`` for a plain value that stands for a group of fields."""

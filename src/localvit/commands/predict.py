@@ -28,10 +28,10 @@ def parser() -> Parser:
 def command(options: Any) -> Callable[[], int]:
     """Predict and print."""
     from localvit.evaluation.predict import predict, print_predictions
-    from localvit.models.weights.model_file import load_model
+    from localvit.models.exported import load_any
 
     def prediction() -> int:
-        model, description = load_model(options.checkpoint, name=options.model)
+        model, description = load_any(options.checkpoint, name=options.model, trusted=options.trust)
         predictions = predict(
             model,
             description,

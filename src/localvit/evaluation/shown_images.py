@@ -1,4 +1,4 @@
-"""The images of an analysis, as each model sees them.
+"""Some images of a source, as a model sees them.
 
 Shape suffixes: B images of a batch, C channels, H x W pixels, M images of the source, S images shown.
 """

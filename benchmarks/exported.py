@@ -1,0 +1,179 @@
+"""Every model of the paper and its baseline in every runtime and precision: difference, agreement, latency, size.
+
+    pip install -e ".[onnx,openvino,quantize]"
+    python benchmarks/exported.py                       # all pairs; goes on where it stopped
+    python benchmarks/exported.py --pairs DeiT-T T2T    # some of them
+
+The weights are random, because what is measured does not depend on them, and accuracy is no question here. The images
+are crops of the two photographs that come with scikit-learn. The forms of a baseline and its twin take turns in one
+process, and medians count. Writes ``benchmarks/results/exported.json`` and the table ``exported.md`` after each pair.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import track
+from sklearn.datasets import load_sample_images
+from torch import Tensor, nn
+
+from localvit import ModelDescription, fuse
+from localvit.benchmark import provenance
+from localvit.benchmark.contestant import has_locality
+from localvit.benchmark.measurement import Timed, take_turns
+from localvit.data import InputConfig
+from localvit.data.transforms import evaluation_transform
+from localvit.evaluation.agreement import agreement
+from localvit.models.exported import export_model, load_exported
+from localvit.models.weights.model_file import create_model
+from localvit.system.files import write_text
+from localvit.system.machine import describe
+from localvit.system.terminal import ERRORS
+
+OUTPUT = Path(__file__).parent / "results" / "exported.json"
+PAIRS = {
+    "DeiT-T": ("deit_tiny_patch16_224", "localvit_tiny_patch16_224"),
+    "DeiT-T, SE-4": ("deit_tiny_patch16_224", "localvit_tiny_se4_patch16_224"),
+    "DeiT-T, ReLU6, gamma 6": ("deit_tiny_patch16_224", "localvit_tiny_relu6_mlp6_patch16_224"),
+    "DeiT-S": ("deit_small_patch16_224", "localvit_small_patch16_224"),
+    "T2T-7": ("t2t_vit_7", "localvit_t2t_7"),
+    "PVT-T": ("pvt_tiny", "localvit_pvt_tiny"),
+    "TNT-T": ("tnt_tiny_patch16_224", "localvit_tnt_tiny_patch16_224"),
+    "TNT-S": ("tnt_s_legacy_patch16_224", "localvit_tnt_small_patch16_224"),
+    "Swin-T": ("swin_tiny_patch4_window7_224", "localvit_swin_tiny_patch4_window7_224"),
+}
+PYTORCH = "PyTorch fp32"
+FORMS: dict[str, tuple[str, Any, bool]] = {  # ending, precision, int8
+    "ONNX Runtime fp32": (".onnx", "fp32", False),
+    "OpenVINO fp32": (".xml", "fp32", False),
+    "OpenVINO bf16": (".xml", "bf16", False),
+    "ONNX Runtime int8": (".onnx", "fp32", True),
+    "OpenVINO int8": (".xml", "fp32", True),
+}
+BATCHES = (1, 16)
+COMPARED, CALIBRATED = 32, 32
+ROUNDS, SECONDS_A_TURN = 7, 0.3
+
+
+def photographs(description: ModelDescription, count: int) -> Tensor:
+    """Images (M, C, H, W): squares of two photographs, evenly spaced."""
+    from PIL import Image
+
+    transform = evaluation_transform(description.input)
+    crops = []
+    for photograph in load_sample_images().images:
+        picture = Image.fromarray(photograph)
+        room = picture.width - picture.height
+        for place in range(count // 2):
+            left = round(room * place / (count // 2 - 1))
+            crops.append(transform(picture.crop((left, 0, left + picture.height, picture.height))))
+    return torch.stack(crops)
+
+
+def forms_of(name: str, folder: Path, batch: int, forms: list[str]) -> tuple[dict[str, nn.Module], dict[str, Any]]:
+    """A model in all forms, for one number of images at a time, and how each agrees with PyTorch."""
+    description = ModelDescription(name, {}, tuple(map(str, range(1000))), InputConfig())
+    torch.manual_seed(0)
+    model = create_model(name, description.input, num_classes=1000).eval()
+    photos = photographs(description, COMPARED)
+    modules: dict[str, nn.Module] = {PYTORCH: fuse(model) if has_locality(model) else model}
+    facts: dict[str, Any] = {PYTORCH: {"mb": sum(4 * tensor.numel() for tensor in model.state_dict().values()) / 1e6}}
+    for form in forms:
+        ending, precision, int8 = FORMS[form]
+        path = folder / f"{name}-{batch}{'-int8' if int8 else ''}{ending}"
+        if not path.exists():
+            export_model(model, description, path, batch=batch, calibration=[photos[:CALIBRATED]] if int8 else None)
+        modules[form], _ = load_exported(path, precision=precision)
+        found = agreement(model, modules[form], [(photos, torch.zeros(len(photos)))], labeled=False)
+        files = [path, *([path.with_suffix(".bin")] if ending == ".xml" else [])]
+        facts[form] = {
+            "largest_difference": found.largest_difference,
+            "largest_logit": found.largest_logit,
+            "same_class": found.same_class,
+            "mb": sum(file.stat().st_size for file in files) / 1e6,
+        }
+    return modules, facts
+
+
+def measure(pair: str, forms: list[str]) -> dict[str, Any]:
+    """Both models of a pair: agreement, and images per second with each number of images."""
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as name:
+        for batch in BATCHES:
+            contestants = {}
+            for model in PAIRS[pair]:
+                modules, facts = forms_of(model, Path(name), batch, forms)
+                known = found.setdefault(model, facts)
+                images_BCHW = torch.randn(batch, 3, 224, 224)
+                for form, module in modules.items():
+                    known[form].setdefault("rates", {})
+                    contestants[model, form] = Timed(partial(module, images_BCHW), batch)
+            with torch.inference_mode():
+                turns = take_turns(contestants, ROUNDS, seconds_a_turn=SECONDS_A_TURN)
+            for (model, form), rates in turns.items():
+                if isinstance(rates, Exception):
+                    raise rates
+                found[model][form]["rates"][str(batch)] = rates
+    return found
+
+
+def table(results: dict[str, Any]) -> str:
+    """The results as Markdown."""
+    lines = [
+        "# Exported models",
+        "",
+        "Written by `python benchmarks/exported.py`. Random weights, 224 x 224 pixels, one graph for each number of",
+        "images. *Difference* is the largest of two logits, with the largest logit in brackets; *same class* is of",
+        f"{COMPARED} crops of photographs, and of little meaning for int8 with random weights, whose logits lie close",
+        "together. *Ratio* compares the speed of a LocalViT with its baseline in the same form.",
+        "",
+        f"Machine: {results['record']['machine']}, {results['record']['threads']} threads.",
+        "",
+        "| pair | model | form | MB | difference | same class | ms, batch 1 | ratio | images/s, batch 16 | ratio |",
+        "|---|---|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for pair, found in results["pairs"].items():
+        baseline, twin = PAIRS[pair]
+        for model in (baseline, twin):
+            for form, facts in found[model].items():
+                rates = {batch: statistics.median(values) for batch, values in facts["rates"].items()}
+                ratios = {
+                    batch: rates[batch] / statistics.median(found[baseline][form]["rates"][batch]) for batch in rates
+                }
+                shown = {batch: f"{ratio:.2f}" if model == twin else "" for batch, ratio in ratios.items()}
+                speeds = f"{1000 / rates['1']:.1f} | {shown['1']} | {rates['16']:.0f} | {shown['16']}"
+                lines.append(f"| {pair} | {model} | {form} | {facts['mb']:.1f} | {_agreement(facts)} | {speeds} |")
+    return "\n".join(lines) + "\n"
+
+
+def _agreement(facts: dict[str, Any]) -> str:
+    if "largest_difference" not in facts:
+        return " | "
+    return f"{facts['largest_difference']:.1e} ({facts['largest_logit']:.1f}) | {facts['same_class']:.0f} %"
+
+
+def main() -> None:
+    """Measure what is missing, pair by pair."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", nargs="+", choices=list(PAIRS), default=list(PAIRS))
+    parser.add_argument("--forms", nargs="+", choices=list(FORMS), default=list(FORMS))
+    parser.add_argument("--again", action="store_true", help="measure pairs again that the results have")
+    parser.add_argument("--output", type=Path, default=OUTPUT)
+    options = parser.parse_args()
+    known = json.loads(options.output.read_text())["pairs"] if options.output.exists() else {}
+    for pair in track(options.pairs, describe(), console=ERRORS):
+        if pair not in known or options.again:
+            known[pair] = measure(pair, options.forms)
+            ordered = {name: known[name] for name in PAIRS if name in known}
+            results = {"record": provenance(), "pairs": ordered}
+            write_text(options.output, json.dumps(results, indent=1) + "\n")
+            write_text(options.output.with_suffix(".md"), table(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""ONNX files, run by ONNX Runtime."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from localvit.models.exported.formats import INPUT, METADATA, OUTPUT, needed
+from localvit.system.files import replacing
+
+_OPSET = 20
+
+
+def build(program: torch.export.ExportedProgram, description: str) -> Any:
+    """The graph as ``onnx.ModelProto``, with the description."""
+    optimizer = needed("onnxscript.optimizer", "onnx")
+    # Its other rewrites take an added 1e-8 for zero, which changes what T2T-ViT computes. Runtimes optimize too.
+    found = torch.onnx.export(
+        program,
+        dynamo=True,
+        optimize=False,
+        opset_version=_OPSET,
+        input_names=[INPUT],
+        output_names=[OUTPUT],
+        verbose=False,
+    )
+    assert found is not None
+    optimizer.fold_constants(found.model)
+    optimizer.remove_unused_nodes(found.model)
+    graph = found.model_proto
+    for node in [*graph.graph.node, *(node for function in graph.functions for node in function.node)]:
+        del node.metadata_props[:]  # where each operation comes from, with this machine's paths
+    _describe(graph, description)
+    return graph
+
+
+def write(graph: Any, path: Path) -> None:
+    """Write a graph of :func:`build`."""
+    with replacing(path) as file:
+        file.write(graph.SerializeToString())
+
+
+def read(path: Path) -> tuple[Any, str | None, list[Any]]:
+    """The session of a file, the description in it, and the shape of its input.
+
+    Raises:
+        ValueError: if it is no ONNX file.
+    """
+    runtime = needed("onnxruntime", "onnx")
+    try:
+        # From memory, so that the file cannot name others to be read.
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        session = runtime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+        shape = list(session.get_inputs()[0].shape)
+        return session, session.get_modelmeta().custom_metadata_map.get(METADATA), shape
+    except OSError:
+        raise
+    except Exception as error:  # the runtime's own errors have no common class
+        raise ValueError(f"{path} is damaged, or no ONNX file: {_short(error)}") from error
+
+
+def run(session: Any, images_BCHW: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Logits (B, K)."""
+    logits_BK: NDArray[np.float32] = session.run(None, {session.get_inputs()[0].name: images_BCHW})[0]
+    return logits_BK
+
+
+def _describe(graph: Any, description: str) -> None:
+    kept = [entry for entry in graph.metadata_props if entry.key != METADATA]
+    del graph.metadata_props[:]
+    graph.metadata_props.extend(kept)
+    entry = graph.metadata_props.add()
+    entry.key, entry.value = METADATA, description
+
+
+def _short(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

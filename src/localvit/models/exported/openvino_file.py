@@ -1,0 +1,72 @@
+"""OpenVINO's pairs of files: the graph (.xml) and its weights (.bin)."""
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from localvit.models.exported.formats import METADATA, Precision, needed
+
+_HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+
+
+def build(program: torch.export.ExportedProgram, description: str, shape: Sequence[int]) -> Any:
+    """The graph as ``openvino.Model``, with the description.
+
+    Args:
+        program: the graph.
+        description: of the model.
+        shape: of the images (B, C, H, W), -1 for any number of them. The converter leaves it open.
+    """
+    openvino = needed("openvino", "openvino")
+    graph = openvino.convert_model(program)
+    graph.reshape(openvino.PartialShape(list(shape)))
+    graph.set_rt_info(description, [METADATA])
+    return graph
+
+
+def write(graph: Any, path: Path) -> None:
+    """Write a graph of :func:`build`: the weights first, so that a graph is never without them."""
+    openvino = needed("openvino", "openvino")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        new = Path(folder) / path.name
+        openvino.save_model(graph, new, compress_to_fp16=False)
+        for ending in (".bin", ".xml"):
+            os.replace(new.with_suffix(ending), path.with_suffix(ending))  # noqa: PTH105
+
+
+def read(path: Path, precision: Precision) -> tuple[Any, str | None, list[Any]]:
+    """The compiled graph of a file, the description in it, and the shape of its input.
+
+    Raises:
+        ValueError: if it is no graph of OpenVINO.
+        FileNotFoundError: if the file with the weights is missing.
+    """
+    openvino = needed("openvino", "openvino")
+    if not path.with_suffix(".bin").is_file():
+        raise FileNotFoundError(f"{path.with_suffix('.bin')} is missing, which holds the weights of {path}")
+    try:
+        core = openvino.Core()
+        graph = core.read_model(path)
+        shape = [size.get_length() if size.is_static else None for size in graph.input(0).get_partial_shape()]
+        described = graph.has_rt_info([METADATA])
+        threads = torch.get_num_threads()
+        hints = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "INFERENCE_NUM_THREADS": threads}
+        compiled = core.compile_model(graph, "CPU", hints)
+        return compiled, graph.get_rt_info([METADATA]).astype(str) if described else None, shape
+    except Exception as error:  # OpenVINO raises RuntimeError and others for damaged files
+        raise ValueError(
+            f"{path} is damaged, or no graph of OpenVINO: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        ) from error
+
+
+def run(compiled: Any, images_BCHW: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Logits (B, K)."""
+    logits_BK: NDArray[np.float32] = compiled(images_BCHW)[0]
+    return logits_BK

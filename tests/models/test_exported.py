@@ -1,0 +1,238 @@
+"""Exported models: the same answers as the original, the same description, and clear errors for other files."""
+
+import builtins
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from localvit import LocalityConfig, ModelDescription, localize
+from localvit.data.config import InputConfig
+from localvit.models.exported import Batch, export_model, load_exported
+from localvit.models.weights.model_file import create_model
+from localvit.system.errors import LocalViTError
+
+onnx = pytest.importorskip("onnx", reason="the extras onnx and openvino are not installed")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("openvino")
+
+SMALL: dict[str, Any] = {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3}
+MODELS = {
+    "deit": ("localvit_tiny_patch16_224", "deit_tiny_patch16_224"),
+    "deit se4": ("localvit_tiny_se4_patch16_224", "deit_tiny_patch16_224"),
+    "deit mlp6": ("localvit_tiny_relu6_mlp6_patch16_224", "deit_tiny_patch16_224"),
+    "deit small": ("localvit_small_patch16_224", "deit_small_patch16_224"),
+    "t2t": ("localvit_t2t_7", "t2t_vit_7"),
+    "pvt": ("localvit_pvt_tiny", "pvt_tiny"),
+    "tnt tiny": ("localvit_tnt_tiny_patch16_224", "tnt_tiny_patch16_224"),
+    "tnt small": ("localvit_tnt_small_patch16_224", "tnt_s_legacy_patch16_224"),
+    "swin": ("localvit_swin_tiny_patch4_window7_224", "swin_tiny_patch4_window7_224"),
+}
+
+
+def description_of(name: str, size: int = 32, **arguments: Any) -> ModelDescription:
+    return ModelDescription(name, arguments, ("a", "b", "c"), InputConfig(image_size=(size, size)))
+
+
+def built(description: ModelDescription, **locality: Any) -> nn.Module:
+    """A model whose weights, and statistics of norms, are unlike those of any initialization."""
+    torch.manual_seed(0)
+    model = create_model(description.name, description.input, num_classes=3, **description.arguments)
+    if locality:
+        localize(model, **locality)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, 0.05)
+        for name, buffer in model.named_buffers():
+            if name.endswith("running_var"):
+                buffer.uniform_(0.5, 2)
+    return model.eval()
+
+
+def images(description: ModelDescription, count: int) -> Tensor:
+    return torch.randn(count, 3, *description.input.image_size, generator=torch.Generator().manual_seed(1))
+
+
+def assert_same(model: nn.Module, description: ModelDescription, path: Path, batch: Batch = "dynamic") -> None:
+    """Export and load again: the same logits for several numbers of images, and the same description."""
+    export_model(model, description, path, batch=batch)
+    exported, found = load_exported(path, trusted=True)
+    assert found == description
+    for count in (1, 3):
+        shown = images(description, count)
+        with torch.inference_mode():
+            expected = model(shown)
+        assert exported(shown).shape == expected.shape
+        assert float((exported(shown) - expected).abs().max()) < 1e-4 * max(1.0, float(expected.abs().max()))
+
+
+@pytest.fixture(scope="module")
+def small() -> tuple[nn.Module, ModelDescription]:
+    description = description_of("vit_tiny_patch16_224", **SMALL)
+    return built(description, config=LocalityConfig(channel_attention="se", se_reduction=4)), description
+
+
+@pytest.mark.parametrize(
+    ("ending", "batch"),
+    [(".onnx", "dynamic"), (".xml", "dynamic"), (".xml", 2), pytest.param(".onnx", 1, marks=pytest.mark.slow)],
+)
+def test_an_exported_model_answers_like_the_original(
+    ending: str, batch: Batch, small: tuple[nn.Module, ModelDescription], tmp_path: Path
+) -> None:
+    assert_same(*small, tmp_path / f"model{ending}", batch)
+
+
+def test_locality_beside_a_pretrained_mlp_is_exported(tmp_path: Path) -> None:
+    description = description_of("vit_tiny_patch16_224", **SMALL)
+    assert_same(built(description, mode="residual"), description, tmp_path / "model.onnx")
+
+
+def test_the_small_number_in_performer_attention_survives(tmp_path: Path) -> None:
+    """The denominators of T2T-ViT are near 1e-8, which an optimizer of graphs once took for zero."""
+    description = description_of("t2t_vit_7", 64)
+    assert_same(built(description), description, tmp_path / "model.onnx")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", ["dynamic", 2])
+def test_a_compiled_package_answers_like_the_original(
+    batch: Batch, small: tuple[nn.Module, ModelDescription], tmp_path: Path
+) -> None:
+    assert_same(*small, tmp_path / "model.pt2", batch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", [".onnx", ".xml"])
+@pytest.mark.parametrize("name", [name for pair in MODELS.values() for name in pair])
+def test_every_model_of_the_paper_and_its_baseline_is_exported(name: str, ending: str, tmp_path: Path) -> None:
+    description = description_of(name, 224)
+    assert_same(built(description), description, tmp_path / f"model{ending}")
+
+
+def test_files_hold_no_path_of_this_machine(small: tuple[nn.Module, ModelDescription], tmp_path: Path) -> None:
+    export_model(*small, tmp_path / "model.onnx")
+    export_model(*small, tmp_path / "model.xml")
+    for name in ("model.onnx", "model.xml"):
+        content = (tmp_path / name).read_bytes()
+        assert b"site-packages" not in content
+        assert b"localvit/" not in content
+        assert str(tmp_path).encode() not in content
+
+
+def test_int8_is_smaller_and_close(small: tuple[nn.Module, ModelDescription], tmp_path: Path) -> None:
+    pytest.importorskip("nncf")
+    model, description = small
+    shown = images(description, 32)
+    formats: list[tuple[str, Batch]] = [(".onnx", "dynamic"), (".onnx", 3), (".xml", "dynamic")]
+    for ending, batch in formats:
+        path = tmp_path / f"model{ending}"
+        export_model(model, description, path, batch=batch, calibration=[shown])
+        exported, found = load_exported(path)
+        assert found == description
+        with torch.inference_mode():
+            expected, answer = model(shown), exported(shown)
+        error = float((answer - expected).square().mean() / expected.var())
+        assert 0 < error < 0.05  # rounded, but hardly
+    with pytest.raises(LocalViTError, match="there are none"):
+        export_model(model, description, tmp_path / "none.xml", calibration=[])
+
+
+def foreign(path: Path) -> None:
+    """An ONNX file of another program."""
+    shape = ["batch", 3, 32, 32]
+    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name in "xy"]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", values[:1], values[1:])
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9), path)
+
+
+def test_other_files_are_refused_with_what_is_wrong(small: tuple[nn.Module, ModelDescription], tmp_path: Path) -> None:
+    model, description = small
+    for ending in (".onnx", ".xml"):
+        path = tmp_path / f"model{ending}"
+        with pytest.raises(FileNotFoundError, match="there is no file"):
+            load_exported(path)
+        path.write_bytes(b"not a graph")
+        path.with_suffix(".bin").write_bytes(b"")
+        with pytest.raises(ValueError, match="is damaged, or no"):
+            load_exported(path)
+        export_model(model, description, path)
+        path.write_bytes(path.read_bytes()[:-1000])
+        with pytest.raises(ValueError, match="is damaged, or no"):
+            load_exported(path)
+        export_model(model, description, path)
+        content = path.read_bytes()
+        assert b"class_names" in content
+        path.write_bytes(content.replace(b"class_names", b"glass_names"))
+        with pytest.raises(ValueError, match="damaged or from another version"):
+            load_exported(path)
+    path = tmp_path / "model.xml"
+    export_model(model, description, path)
+    path.with_suffix(".bin").unlink()
+    with pytest.raises(FileNotFoundError, match="which holds the weights"):
+        load_exported(path)
+    foreign(tmp_path / "foreign.onnx")
+    with pytest.raises(ValueError, match="does not say which classes it knows"):
+        load_exported(tmp_path / "foreign.onnx")
+
+
+def test_machine_code_runs_only_if_trusted(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "model.pt2", "w") as file:
+        file.writestr("archive/data/aotinductor/model/code.so", b"machine code")
+    with pytest.raises(LocalViTError, match=r"holds machine code.*add --trust"):
+        load_exported(tmp_path / "model.pt2")
+    with pytest.raises(ValueError, match="is damaged, or no package"):
+        load_exported(tmp_path / "model.pt2", trusted=True)
+
+
+def test_a_graph_for_another_size_than_described_is_refused(tmp_path: Path) -> None:
+    description = description_of("vit_tiny_patch16_224", **SMALL)
+    export_model(built(description), description, tmp_path / "model.onnx")
+    text = (tmp_path / "model.onnx").read_bytes()
+    (tmp_path / "model.onnx").write_bytes(text.replace(b'"image_size": [32, 32]', b'"image_size": [32, 40]'))
+    with pytest.raises(ValueError, match=r"takes images of the shape \[3, 32, 32\], and its description says"):
+        load_exported(tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize(
+    ("package", "ending", "extra"),
+    [("onnxscript", ".onnx", "onnx"), ("openvino", ".xml", "openvino"), ("nncf", ".xml", "quantize")],
+)
+def test_a_missing_extra_is_named(
+    package: str,
+    ending: str,
+    extra: str,
+    small: tuple[nn.Module, ModelDescription],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *arguments: Any, **options: Any) -> Any:
+        if name.partition(".")[0] == package:
+            raise ImportError(name)
+        return real(name, *arguments, **options)
+
+    monkeypatch.setattr("importlib.import_module", lambda name: without(name, {}, {}, ["x"]))
+    calibration = [images(small[1], 2)] if extra == "quantize" else None
+    with pytest.raises(LocalViTError, match=rf"pip install localvit\[{extra}\]"):
+        export_model(*small, tmp_path / f"model{ending}", calibration=calibration)
+
+
+def test_a_model_that_cannot_be_traced_is_refused(tmp_path: Path) -> None:
+    class Strange(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.flatten(1)[:, :3] if float(x.sum()) > 0 else x.flatten(1)[:, 3:6]
+
+    description = description_of("vit_tiny_patch16_224", **SMALL)
+    with pytest.raises(LocalViTError, match="vit_tiny_patch16_224 cannot be exported"):
+        export_model(Strange(), description, tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_of_models_exist() -> None:
+    assert all(timm.is_model(name) for pair in MODELS.values() for name in pair)
