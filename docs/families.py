@@ -1,4 +1,4 @@
-"""Write ``docs/families.md``: the transformers of timm that ``localvit.localize`` supports, each tried.
+"""Write ``docs/families.md``: the transformers of timm and torchvision that ``localvit.localize`` supports, each tried.
 
     python docs/families.py
 
@@ -13,6 +13,7 @@ from typing import Any
 
 import timm
 import torch
+import torchvision
 from rich.progress import track
 from torch import nn
 
@@ -56,12 +57,33 @@ MODELS = {
     "davit_tiny": "blocks over windows and over channels",
     "gcvit_xxtiny": "maps",
     "volo_d1_224": "maps, outlook attention",
+    "convit_tiny": "class token after the blocks with gated attention",
+    "naflexvit_base_patch16_gap": "images of any shape",
+    "pit_ti_224": "pooling between stages, class token",
+    "pit_ti_distilled_224": "pooling between stages, class and distillation token",
+    "maxvit_rmlp_pico_rw_256": "windows and grids on maps, beside convolutions",
+    "swinv2_cr_tiny_224": "norm after the MLP, relative positions by a network",
+    "crossvit_tiny_240": "two branches with patches of different sizes",
+    "coat_lite_tiny": "class token in each stage, shared stochastic depth",
+    "torchvision/vit_b_32": "class token",
+    "torchvision/swin_t": "windows, shared stochastic depth",
+    "torchvision/swin_v2_t": "norm after the MLP",
 }
+_TORCHVISION = "torchvision/"
 _SMALLER: dict[str, dict[str, Any]] = {
     "vit_giant_patch14_dinov2": {"depth": 2},
     "eva_giant_patch14_224": {"depth": 2},
     "samvit_base_patch16": {"img_size": 256, "depth": 3},
 }
+
+
+def create(name: str) -> tuple[nn.Module, int]:
+    """A model with 7 classes, and the side of its images."""
+    if name.startswith(_TORCHVISION):
+        return torchvision.models.get_model(name.removeprefix(_TORCHVISION), num_classes=7), 224
+    model: nn.Module = timm.create_model(name, num_classes=7, **_SMALLER.get(name, {}))
+    size = _SMALLER.get(name, {}).get("img_size", timm.data.resolve_model_data_config(model)["input_size"][-1])
+    return model, size
 
 
 def try_model(name: str) -> tuple[str, int, float, float]:
@@ -73,9 +95,8 @@ def try_model(name: str) -> tuple[str, int, float, float]:
         RuntimeError: if a parameter of the model in replace mode gets no finite gradient.
     """
     torch.manual_seed(0)
-    model: nn.Module = timm.create_model(name, num_classes=7, **_SMALLER.get(name, {})).eval()
-    _randomize(model)
-    size = _SMALLER.get(name, {}).get("img_size", timm.data.resolve_model_data_config(model)["input_size"][-1])
+    model, size = create(name)
+    _randomize(model.eval())
     images = torch.randn(2, 3, size, size)
     with torch.no_grad():
         expected = model(images)
@@ -117,7 +138,7 @@ def main() -> None:
         "models of the same class work the same way. For another family, register a",
         "[token layout](localize.md#your-own-model).",
         "",
-        "| timm model | class | represents | layers | difference, residual | after learning |",
+        "| model | class | represents | layers | difference, residual | after learning |",
         "|---|---|---|---:|---:|---:|",
         *(
             f"| `{name}` | `{kind}` | {MODELS[name]} | {layers} | {exact:.0e} | {learned:.0e} |"

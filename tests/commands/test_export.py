@@ -71,17 +71,12 @@ def test_exported_files_predict_like_the_checkpoint(run: Path, capsys: pytest.Ca
     assert "8 x 8" in capsys.readouterr().out
 
 
-def test_int8_from_the_runs_own_images_and_from_a_folder(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_int8_ranges_come_from_the_runs_own_images(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["export", str(run / "best.safetensors"), "--to", "openvino", "--int8"]
     assert main([*words, "--max-drop", "100"]) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "best_int8.xml" in printed
     assert (run / "best_int8.bin").stat().st_size > 0
-    assert main(
-        [*words, "--images", str(run.parent / "photos"), "--output", str(run / "other"), "--max-drop", "0"]
-    ) in (0, 1)
-    kept = (run / "other" / "best_int8.xml").exists()
-    assert kept is ("localvit export:" not in capsys.readouterr().err)
 
 
 def test_a_file_that_disagrees_is_not_kept(

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import timm
 import torch
+import torchvision
 from torch import Tensor, nn
 
 import localvit
+from localvit.locality.hidden import HiddenLocality
 from localvit.locality.layouts import grid_from_image, supported_families
 from localvit.locality.localize import localizations
 
@@ -54,6 +56,48 @@ def test_residual_mode_is_exact_and_replace_mode_trains(row: list[str]) -> None:
     assert (kind, str(layers)) == (row[1], row[3])
     assert exact < 1e-5
     assert learned > 1e-4
+
+
+WIDE: dict[str, tuple[dict[str, Any], tuple[int, int]]] = {
+    "naflexvit_base_patch16_gap": ({"depth": 1}, (64, 128)),
+    "pit_ti_224": ({"img_size": (96, 192)}, (96, 192)),
+    "maxvit_rmlp_pico_rw_256": ({"img_size": (128, 256)}, (128, 256)),
+    "swinv2_cr_tiny_224": ({"img_size": (112, 224)}, (112, 224)),
+    "crossvit_tiny_240": ({"img_size": (240, 480)}, (240, 480)),
+    "coat_lite_tiny": ({"img_size": (64, 128)}, (64, 128)),
+    "torchvision/swin_t": ({}, (64, 128)),
+}
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_a_wide_image_has_a_wide_grid(name: str) -> None:
+    arguments, size = WIDE[name]
+    model = SCRIPT.create(name)[0] if "/" in name else timm.create_model(name, num_classes=2, **arguments)
+    localvit.localize(model.eval(), mode="residual")
+    seen: list[tuple[int, int]] = []
+    for module in model.modules():
+        if isinstance(module, HiddenLocality):
+            module.depthwise.register_forward_hook(lambda _, args, output: seen.append(args[0].shape[-2:]))
+    with torch.no_grad():
+        model(torch.randn(1, 3, *size))
+    assert len(seen) == sum(isinstance(module, HiddenLocality) for module in model.modules())
+    assert all(1.7 < width / height < 2.2 for height, width in seen)  # edges are padded or cut
+
+
+def test_torchvision_models_are_saved_and_loaded_again(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    small = {"patch_size": 16, "num_layers": 2, "num_heads": 2, "hidden_dim": 16, "mlp_dim": 32, "num_classes": 3}
+    model = localvit.localize(torchvision.models.VisionTransformer(image_size=32, **small).eval(), mode="residual")
+    for module in model.modules():
+        if isinstance(module, HiddenLocality):
+            nn.init.normal_(module.depthwise.weight, std=0.1)
+    localvit.save_checkpoint(model, tmp_path / "model.safetensors")
+    loaded = torchvision.models.VisionTransformer(image_size=32, **small).eval()
+    localvit.load_checkpoint(loaded, tmp_path / "model.safetensors")
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(loaded(images), model(images))
+    with pytest.raises(ValueError, match="layer 0 is already localized"):
+        localvit.localize(model, mode="residual")
 
 
 class Block(nn.Module):

@@ -115,8 +115,8 @@ def test_every_model_of_the_paper_and_its_baseline_is_exported(name: str, ending
 
 
 def test_files_hold_no_path_of_this_machine(small: tuple[nn.Module, ModelDescription], tmp_path: Path) -> None:
-    export_model(*small, tmp_path / "model.onnx")
-    export_model(*small, tmp_path / "model.xml")
+    export_model(*small, tmp_path / "model.onnx", batch=1)
+    export_model(*small, tmp_path / "model.xml", batch=1)
     for name in ("model.onnx", "model.xml"):
         content = (tmp_path / name).read_bytes()
         assert b"site-packages" not in content
@@ -127,8 +127,8 @@ def test_files_hold_no_path_of_this_machine(small: tuple[nn.Module, ModelDescrip
 def test_int8_is_smaller_and_close(small: tuple[nn.Module, ModelDescription], tmp_path: Path) -> None:
     pytest.importorskip("nncf")
     model, description = small
-    shown = images(description, 32)
-    formats: list[tuple[str, Batch]] = [(".onnx", "dynamic"), (".onnx", 3), (".xml", "dynamic")]
+    shown = images(description, 12)
+    formats: list[tuple[str, Batch]] = [(".onnx", 3), (".xml", "dynamic")]
     for ending, batch in formats:
         path = tmp_path / f"model{ending}"
         export_model(model, description, path, batch=batch, calibration=[shown])
@@ -151,27 +151,20 @@ def foreign(path: Path) -> None:
 
 
 def test_other_files_are_refused_with_what_is_wrong(small: tuple[nn.Module, ModelDescription], tmp_path: Path) -> None:
-    model, description = small
     for ending in (".onnx", ".xml"):
         path = tmp_path / f"model{ending}"
         with pytest.raises(FileNotFoundError, match="there is no file"):
             load_exported(path)
-        path.write_bytes(b"not a graph")
-        path.with_suffix(".bin").write_bytes(b"")
-        with pytest.raises(ValueError, match="is damaged, or no"):
-            load_exported(path)
-        export_model(model, description, path)
-        path.write_bytes(path.read_bytes()[:-1000])
-        with pytest.raises(ValueError, match="is damaged, or no"):
-            load_exported(path)
-        export_model(model, description, path)
+        export_model(*small, path)
         content = path.read_bytes()
         assert b"class_names" in content
+        for changed in (b"not a graph", content[:-1000]):
+            path.write_bytes(changed)
+            with pytest.raises(ValueError, match="is damaged, or no"):
+                load_exported(path)
         path.write_bytes(content.replace(b"class_names", b"glass_names"))
         with pytest.raises(ValueError, match="damaged or from another version"):
             load_exported(path)
-    path = tmp_path / "model.xml"
-    export_model(model, description, path)
     path.with_suffix(".bin").unlink()
     with pytest.raises(FileNotFoundError, match="which holds the weights"):
         load_exported(path)

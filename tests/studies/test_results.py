@@ -31,5 +31,6 @@ def test_every_run_of_a_kept_study_has_finished_and_the_study_is_still_the_same(
     }
     assert kept == composed["variants"]
     assert summary.record.plan
-    epochs = {len(curve) for variant in summary.variants for curve in variant.curves.values()}
-    assert epochs == {config.recipe.training.total_epochs}
+    for variant in summary.variants:
+        epochs = {len(curve) for curve in variant.curves.values()}
+        assert epochs == {config.configs[variant.name].training.total_epochs}

@@ -35,7 +35,6 @@ PEERS = (
 )
 
 _CLASSES = 1000
-_CHANNELS = 3
 _LEARNING_RATE = 1e-6  # too small to change the weights much, so every step costs the same
 
 
@@ -48,6 +47,7 @@ class Contestant:
             (B, 3, H, W). To measure its memory, the function must be picklable.
         name: name in the results. Defaults to that of the model, with ``changes``.
         changes: fields of the setting that this contestant changes for itself, such as ``{"compile": True}``.
+        channels: of its images, 3 for color.
 
     Raises:
         ValueError: for a name unknown to timm; suggests the nearest one.
@@ -56,6 +56,7 @@ class Contestant:
     model: str | Callable[[], nn.Module]
     name: str = ""
     changes: Mapping[str, Any] = field(default_factory=dict)
+    channels: int = 3
 
     def __post_init__(self) -> None:
         if isinstance(self.model, str):
@@ -94,7 +95,7 @@ class Stepper:
         self.setting, self.device = setting, setting.torch_device
         model = contestant.build(setting)
         self.parameters = count_parameters(model)
-        self.macs = _macs(model, setting)
+        self.macs = _macs(model, contestant.channels, setting)
         if setting.fuse and has_locality(model):
             model = fuse(model)
         if setting.save_memory:
@@ -102,7 +103,7 @@ class Stepper:
         dtype = torch.bfloat16 if setting.precision == "bf16" else torch.float32
         self.model = model.to(self.device, dtype)
         self.model.train(setting.mode == "training")
-        shape = (setting.batch_size, _CHANNELS, *setting.height_and_width)
+        shape = (setting.batch_size, contestant.channels, *setting.height_and_width)
         self.images_BCHW = torch.randn(shape, device=self.device, dtype=dtype)
         self.step = self._prepare_training() if setting.mode == "training" else self._classify
         if setting.compile:
@@ -143,8 +144,8 @@ def has_locality(model: nn.Module) -> bool:
     return any(isinstance(module, LocalityFeedForward | HiddenLocality) for module in model.modules())
 
 
-def _macs(model: nn.Module, setting: Setting) -> int | None:
+def _macs(model: nn.Module, channels: int, setting: Setting) -> int | None:
     try:
-        return count_macs(model, (_CHANNELS, *setting.height_and_width))
+        return count_macs(model, (channels, *setting.height_and_width))
     except Exception:  # the model cannot run on the meta device; whether it runs at all shows later
         return None

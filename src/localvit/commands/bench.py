@@ -82,14 +82,18 @@ def command(options: Any) -> Callable[[], int]:
     files = [name for name in names if Path(name).is_file()]
     if any(map(is_exported, files)):
         options.mode = [mode for mode in options.mode if mode == "inference"]  # exports cannot be trained
+    inputs = {name: load_any(name)[1].input for name in files}
     if options.image_size is None:
-        size = load_any(files[0])[1].input.image_size if files else (224, 224)
+        size = inputs[files[0]].image_size if files else (224, 224)
         options.image_size = ["x".join(map(str, size))]
     settings, left_out = _settings(options)
 
     def bench() -> int:
         contestants = [
-            Contestant(partial(_loaded, name), Path(name).name) if name in files else Contestant(name) for name in names
+            Contestant(partial(_loaded, name), Path(name).name, channels=inputs[name].channels)
+            if name in inputs
+            else Contestant(name)
+            for name in names
         ]
         for reason in left_out:
             ERRORS.print(f"Left out: {reason}", markup=False, soft_wrap=True)

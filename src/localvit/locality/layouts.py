@@ -12,8 +12,11 @@ from functools import partial
 from typing import Any
 
 import torch
+import torchvision
 from timm import models
+from timm.models.maxxvit import PartitionAttentionCl
 from torch import Tensor, nn
+from torchvision.models.swin_transformer import SwinTransformerBlock
 
 Grid = tuple[int, int]
 
@@ -53,7 +56,8 @@ class TokenLayout:
         num_prefix_tokens: returns the number of tokens before the grid, which bypass the mechanism, given a model and
             a block.
         norm: name of the norm in a block's MLP branch.
-        mlp: name of its MLP, which must end in a linear layer ``fc2``.
+        mlp: name of its MLP.
+        last: name of the linear layer that the MLP ends in.
         scale: possible names of its layer scale, a module or a parameter.
         drop_path: name of its stochastic depth.
         shares_drop_path: names of modules in a block that share this stochastic depth, and keep it.
@@ -64,6 +68,7 @@ class TokenLayout:
     num_prefix_tokens: Callable[[Any, Any], int] = lambda model, block: 0
     norm: str = "norm2"
     mlp: str = "mlp"
+    last: str = "fc2"
     scale: tuple[str, ...] = ("ls2", "gamma_2", "gamma2")
     drop_path: str = "drop_path2"
     shares_drop_path: tuple[str, ...] = ()
@@ -117,6 +122,25 @@ def grid_from_block(read: Callable[..., Grid]) -> Callable[[Any, list[nn.Module]
     return watch
 
 
+def grid_from_map(module: str, read: Callable[[Any], Grid] | None = None) -> Callable[..., list[TokenGrid]]:
+    """For flat sequences: all blocks share the grid of the map (B, D, H, W) that ``module`` returns.
+
+    Args:
+        module: its name in the model.
+        read: returns the grid, given what the module returns, if that is no map.
+    """
+
+    def watch(model: Any, blocks: list[nn.Module]) -> list[TokenGrid]:
+        if not hasattr(model, "token_grid"):
+            model.token_grid = TokenGrid()
+            model.get_submodule(module).register_forward_hook(
+                partial(_tell_from_output, model.token_grid, read or _grid_of_map)
+            )
+        return [model.token_grid] * len(blocks)
+
+    return watch
+
+
 def _grid_from_pooling_attention(model: Any, blocks: list[nn.Module]) -> list[TokenGrid]:
     """MViT pools inside its blocks: the attention returns tokens and their new grid."""
     grids = [TokenGrid() for _ in blocks]
@@ -136,6 +160,32 @@ def _grid_from_reroll(model: Any, blocks: list[nn.Module]) -> list[TokenGrid]:
         tokens = torch.arange(size[0] * size[1])[None, :, None]
         grids.append(TokenGrid(order=model.reroll(tokens, depth).flatten()))
         grids[-1].tell((size[0], size[1]))
+    return grids
+
+
+def _grid_from_stage(model: Any, blocks: list[nn.Module]) -> list[TokenGrid]:
+    """PiT: a stage gets a map, which it may pool, and shows its blocks the tokens."""
+    grids = {id(block): TokenGrid() for block in blocks}
+    for stage in model.transformers:
+        for block in stage.blocks:
+            if (grid := grids.get(id(block))) is None:
+                continue
+            if stage.pool is None:
+                stage.register_forward_pre_hook(partial(_tell_from_stage, grid))
+            else:
+                stage.pool.register_forward_hook(partial(_tell_from_output, grid, lambda pair: _grid_of_map(pair[0])))
+            block.register_forward_hook(partial(_forget, grid))
+    return [grids[id(block)] for block in blocks]
+
+
+def _grid_from_branch(model: Any, blocks: list[nn.Module]) -> list[TokenGrid]:
+    """CrossViT: each branch has patches of its own on an image of fixed size."""
+    grids = []
+    for block in blocks:
+        (branch,) = {i for stage in model.blocks for i, part in enumerate(stage.blocks) if block in list(part)}
+        embed = model.patch_embed[branch]
+        grids.append(TokenGrid())
+        grids[-1].tell((embed.img_size[0] // embed.patch_size[0], embed.img_size[1] // embed.patch_size[1]))
     return grids
 
 
@@ -188,6 +238,20 @@ def _tell_from_block(
     grid.tell((height, width))
 
 
+def _tell_from_stage(grid: TokenGrid, stage: nn.Module, args: tuple[Any, ...]) -> None:
+    grid.tell(_grid_of_map(args[0][0]))
+
+
+def _tell_from_output(
+    grid: TokenGrid, read: Callable[[Any], Grid], module: nn.Module, args: tuple[Any, ...], output: Any
+) -> None:
+    grid.tell(read(output))
+
+
+def _grid_of_map(map_BDHW: Tensor) -> Grid:
+    return map_BDHW.shape[2], map_BDHW.shape[3]
+
+
 def _tell_from_attention(grid: TokenGrid, attention: nn.Module, args: tuple[Any, ...], output: Any) -> None:
     height, width = output[1]
     grid.tell((height, width))
@@ -230,6 +294,11 @@ def _blocks(model: Any) -> list[nn.Module]:
     return list(model.blocks)
 
 
+def _convit_prefix(model: Any, block: Any) -> int:
+    """The class token joins the image tokens after the blocks with gated attention."""
+    return 0 if block.use_gpsa or model.cls_token is None else 1
+
+
 _FLAT = TokenLayout(_blocks, grid_from_image(), _prefix)
 
 _FAMILIES: dict[type[nn.Module], TokenLayout] = {
@@ -270,5 +339,45 @@ _FAMILIES: dict[type[nn.Module], TokenLayout] = {
     models.VOLO: TokenLayout(
         lambda model: [block for stage in model.network if isinstance(stage, nn.Sequential) for block in stage],
         grid_from_block(channels_last_grid),
+    ),
+    models.ConVit: TokenLayout(
+        _blocks, grid_from_image(), _convit_prefix, drop_path="drop_path", shares_drop_path=("attn",)
+    ),
+    models.NaFlexVit: TokenLayout(_blocks, grid_from_map("embeds", lambda pair: (pair[1][0], pair[1][1])), _prefix),
+    models.PoolingVisionTransformer: TokenLayout(
+        lambda model: [block for stage in model.transformers for block in stage.blocks],
+        _grid_from_stage,
+        lambda model, block: int(model.cls_token.shape[1]),
+    ),
+    models.MaxxVit: TokenLayout(
+        lambda model: [module for module in model.modules() if isinstance(module, PartitionAttentionCl)],
+        grid_from_block(channels_last_grid),
+    ),
+    models.SwinTransformerV2Cr: TokenLayout(_stages("stages"), grid_from_block(channels_last_grid)),
+    models.CrossVit: TokenLayout(
+        lambda model: [block for stage in model.blocks for part in stage.blocks for block in part],
+        _grid_from_branch,
+        lambda model, block: 1,
+    ),
+    models.CoaT: TokenLayout(
+        lambda model: [block for i in range(1, 5) for block in getattr(model, f"serial_blocks{i}")],
+        grid_from_block(size_argument),
+        lambda model, block: 1,
+        drop_path="drop_path",
+        shares_drop_path=("factoratt_crpe",),
+    ),
+    torchvision.models.VisionTransformer: TokenLayout(
+        lambda model: list(model.encoder.layers),
+        grid_from_map("conv_proj"),
+        lambda model, block: 1,
+        norm="ln_2",
+        last="3",
+    ),
+    torchvision.models.SwinTransformer: TokenLayout(
+        lambda model: [module for module in model.modules() if isinstance(module, SwinTransformerBlock)],
+        grid_from_block(channels_last_grid),
+        last="3",
+        drop_path="stochastic_depth",
+        shares_drop_path=("attn",),
     ),
 }

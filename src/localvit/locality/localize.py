@@ -4,13 +4,13 @@ The model keeps its own code. The MLP of a localized layer is replaced or extend
 place that ``layouts.py`` names.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, get_args
 
 import torch
-from timm.layers import DropPath
 from torch import Tensor, nn
 
 from localvit.locality.config import Layers, LocalityConfig, Mode
@@ -128,7 +128,8 @@ def localize(
     build = _replacement if mode == "replace" else _addition
     # Build all before placing the first, so that a failure leaves the model unchanged.
     localities = [
-        build(getattr(block, layout.mlp), config, layout.num_prefix_tokens(model, block)) for block in selected
+        build(getattr(block, layout.mlp), layout.last, config, layout.num_prefix_tokens(model, block))
+        for block in selected
     ]
     grids = layout.watch(model, selected)
     for block, locality, grid in zip(selected, localities, grids, strict=True):
@@ -138,9 +139,10 @@ def localize(
             setattr(block, layout.mlp, LocalityMlp(locality, grid))
             _clear_branch(block, layout)
         else:
-            mlp = getattr(block, layout.mlp)
-            mlp.add_module("locality", locality)
-            mlp.fc2.register_forward_pre_hook(partial(_mix_hidden, mlp, grid))
+            owner = _owner(block, layout)
+            owner.add_module("locality", locality)
+            last = getattr(block, layout.mlp).get_submodule(layout.last)
+            last.register_forward_pre_hook(partial(_mix_hidden, owner, grid))
     model.localizations = [*localizations(model), Localization(config, indices, mode)]  # type: ignore[assignment]
     return model
 
@@ -179,14 +181,20 @@ class LocalityMlp(nn.Module):
         return torch.cat([torch.zeros_like(x_BND[:, :prefix]), branch_BMD], dim=1) if prefix else branch_BMD
 
 
+def _owner(block: nn.Module, layout: TokenLayout) -> nn.Module:
+    """The module that gets ``locality`` beside an MLP: the MLP, or its block if the MLP is a sequence."""
+    mlp: nn.Module = getattr(block, layout.mlp)
+    return block if isinstance(mlp, nn.Sequential) else mlp
+
+
 def _mix_hidden(
-    mlp: nn.Module, token_grid: TokenGrid, layer: nn.Module, args: tuple[Tensor, ...]
+    owner: nn.Module, token_grid: TokenGrid, layer: nn.Module, args: tuple[Tensor, ...]
 ) -> tuple[Tensor, ...]:
-    """Forward pre-hook of an MLP's last layer that mixes its hidden tokens with the MLP's module ``locality``.
+    """Forward pre-hook of an MLP's last layer that mixes its hidden tokens with the owner's module ``locality``.
 
     As a hook it leaves the names of layers, and so the keys of the state dict, unchanged.
     """
-    return (_on_tokens(mlp.locality, args[0], token_grid), *args[1:])
+    return (_on_tokens(owner.locality, args[0], token_grid), *args[1:])
 
 
 def _on_tokens(function: Any, x: Tensor, token_grid: TokenGrid) -> Tensor:
@@ -204,18 +212,20 @@ def _on_tokens(function: Any, x: Tensor, token_grid: TokenGrid) -> Tensor:
 
 def _require_localizable(block: nn.Module, index: int, layout: TokenLayout) -> None:
     mlp = getattr(block, layout.mlp, None)
-    if isinstance(mlp, LocalityMlp) or isinstance(getattr(mlp, "locality", None), HiddenLocality):
+    if isinstance(mlp, LocalityMlp) or any(
+        isinstance(getattr(m, "locality", None), HiddenLocality) for m in (mlp, block)
+    ):
         raise ValueError(f"layer {index} is already localized; each layer can be localized once")
-    if mlp is None or not isinstance(getattr(mlp, "fc2", None), nn.Linear):
+    if mlp is None or not isinstance(getattr(mlp, layout.last, None), nn.Linear):
         raise ValueError(
-            f"layer {index} is a {type(block).__name__} without an MLP that ends in a linear layer fc2, "
+            f"layer {index} is a {type(block).__name__} without an MLP that ends in a linear layer {layout.last}, "
             "so there is nothing to localize"
         )
 
 
-def _replacement(mlp: nn.Module, config: LocalityConfig, prefix: int) -> LocalityFeedForward:
+def _replacement(mlp: nn.Module, last_name: str, config: LocalityConfig, prefix: int) -> LocalityFeedForward:
     first = next(module for module in mlp.modules() if isinstance(module, nn.Linear))
-    last = mlp.get_submodule("fc2")
+    last = mlp.get_submodule(last_name)
     assert isinstance(last, nn.Linear)
     if first.in_features != last.out_features:
         raise ValueError(
@@ -225,8 +235,8 @@ def _replacement(mlp: nn.Module, config: LocalityConfig, prefix: int) -> Localit
     return LocalityFeedForward(first.in_features, config, num_prefix_tokens=prefix)
 
 
-def _addition(mlp: nn.Module, config: LocalityConfig, prefix: int) -> HiddenLocality:
-    last = mlp.get_submodule("fc2")
+def _addition(mlp: nn.Module, last_name: str, config: LocalityConfig, prefix: int) -> HiddenLocality:
+    last = mlp.get_submodule(last_name)
     assert isinstance(last, nn.Linear)
     return HiddenLocality(last.in_features, config, num_prefix_tokens=prefix)
 
@@ -242,10 +252,10 @@ def _clear_branch(block: nn.Module, layout: TokenLayout) -> None:
         elif isinstance(scale, nn.Module):
             setattr(block, name, nn.Identity())
     drop_path = getattr(block, layout.drop_path, None)
-    if isinstance(drop_path, DropPath) and layout.shares_drop_path:
+    if not isinstance(drop_path, nn.Identity | None):
         for name in layout.shares_drop_path:
             module = block.get_submodule(name)
-            module.add_module("drop_path", DropPath(drop_path.drop_prob, drop_path.scale_by_keep))
+            module.add_module("drop_path", copy.deepcopy(drop_path))
             module.register_forward_hook(_drop_output)
     setattr(block, layout.drop_path, nn.Identity())
 
