@@ -1,4 +1,4 @@
-"""Write ``docs/families.md``: the transformers of timm and torchvision that ``localvit.localize`` supports, each tried.
+"""Write ``docs/families.md``: models of timm, torchvision and transformers that ``localvit.localize`` works on.
 
     python docs/families.py
 
@@ -68,8 +68,22 @@ MODELS = {
     "torchvision/vit_b_32": "class token",
     "torchvision/swin_t": "windows, shared stochastic depth",
     "torchvision/swin_v2_t": "norm after the MLP",
+    "transformers/vit": "class token",
+    "transformers/deit": "class and distillation token",
+    "transformers/dinov2_with_registers": "class token and registers, layer scale",
+    "transformers/siglip_vision_model": "attention pooling",
+    "transformers/swin": "windows",
 }
-_TORCHVISION = "torchvision/"
+_TORCHVISION, _TRANSFORMERS = "torchvision/", "transformers/"
+_SMALL = {  # fields of a configuration of transformers
+    "image_size": 64,
+    "patch_size": 8,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+}
+_SMALL_SWIN = {"image_size": 64, "embed_dim": 16, "depths": [2, 2], "num_heads": [2, 2], "window_size": 4}
 _SMALLER: dict[str, dict[str, Any]] = {
     "vit_giant_patch14_dinov2": {"depth": 2},
     "eva_giant_patch14_224": {"depth": 2},
@@ -77,13 +91,26 @@ _SMALLER: dict[str, dict[str, Any]] = {
 }
 
 
-def create(name: str) -> tuple[nn.Module, int]:
-    """A model with 7 classes, and the side of its images."""
+def create(name: str, **arguments: Any) -> tuple[nn.Module, int]:
+    """A model with 7 classes, changed by ``arguments``, and the side of its images."""
     if name.startswith(_TORCHVISION):
         return torchvision.models.get_model(name.removeprefix(_TORCHVISION), num_classes=7), 224
-    model: nn.Module = timm.create_model(name, num_classes=7, **_SMALLER.get(name, {}))
+    if name.startswith(_TRANSFORMERS):
+        import transformers  # an optional dependency
+
+        kind = name.removeprefix(_TRANSFORMERS)
+        build: Any = transformers.AutoModel.from_config
+        config = transformers.AutoConfig.for_model(kind, **(_SMALL_SWIN if kind == "swin" else _SMALL) | arguments)
+        return build(config), 64
+    model: nn.Module = timm.create_model(name, num_classes=7, **_SMALLER.get(name, {}) | arguments)
     size = _SMALLER.get(name, {}).get("img_size", timm.data.resolve_model_data_config(model)["input_size"][-1])
     return model, size
+
+
+def answer(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """What a model says of images; of transformers' models, their pooled feature."""
+    output = model(images)
+    return output if isinstance(output, torch.Tensor) else output.pooler_output
 
 
 def try_model(name: str) -> tuple[str, int, float, float]:
@@ -99,17 +126,19 @@ def try_model(name: str) -> tuple[str, int, float, float]:
     _randomize(model.eval())
     images = torch.randn(2, 3, size, size)
     with torch.no_grad():
-        expected = model(images)
+        expected = answer(model, images)
         residual = localize(copy.deepcopy(model), LocalityConfig(channel_attention="se"), mode="residual").eval()
-        exact = (residual(images) - expected).abs().max().item()
+        exact = (answer(residual, images) - expected).abs().max().item()
         for module in residual.modules():
             if isinstance(module, HiddenLocality):
                 nn.init.normal_(module.depthwise.weight, std=0.1)
-        learned = (residual(images) - expected).abs().max().item()
+        learned = (answer(residual, images) - expected).abs().max().item()
 
     replaced = localize(model, LocalityConfig(expansion_ratio=1)).train()
-    replaced(images).square().mean().backward()
+    answer(replaced, images).square().mean().backward()
     for parameter_name, parameter in replaced.named_parameters():
+        if "mask_token" in parameter_name:  # takes part in pretraining only
+            continue
         if parameter.requires_grad and (parameter.grad is None or not parameter.grad.isfinite().all()):
             raise RuntimeError(f"{name}: {parameter_name} got no finite gradient")
     return type(model).__name__, len(localizations(residual)[0].layers), exact, learned
@@ -130,12 +159,13 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=UserWarning)
     rows = [(name, *try_model(name)) for name in track(MODELS, "Trying models")]
     lines = [
-        "# Transformers that `localvit.localize` works on",
+        "# Models that `localvit.localize` works on",
         "",
         "`python docs/families.py` tried each row and wrote this page. In residual mode, the outputs equal those of",
         "the original (largest difference), and change once the convolution has learned something. In the mode of",
         "the paper, every parameter gets a finite gradient. `tests/locality/test_families.py` repeats this. Other",
-        "models of the same class work the same way. For another family, register a",
+        "models of the same class work the same way. Names without a slash are timm's; those of transformers need",
+        "`pip install localvit[transformers]`. For another family, register a",
         "[token layout](localize.md#your-own-model).",
         "",
         "| model | class | represents | layers | difference, residual | after learning |",

@@ -1,10 +1,11 @@
 from . import models
 from .locality.config import LocalityConfig
+from .locality.families import register_layout
 from .locality.feed_forward import LocalityFeedForward
 from .locality.kernels.forms import save_memory
 from .locality.kernels.fuse import fuse
 from .locality.kernels.gpu.form import use_triton
-from .locality.layouts import TokenLayout, register_layout
+from .locality.layouts import TokenLayout
 from .locality.localize import localize
 from .models.weights.checkpoints import load_checkpoint, save_checkpoint
 from .models.weights.model_file import ModelDescription, load_model, save_model

@@ -7,7 +7,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from localvit.locality.layouts import TokenLayout, channels_last_grid, grid_from_block, register_layout
+from localvit.locality.families import register_layout
+from localvit.locality.layouts import TokenLayout, channels_last_grid, grid_from_block
 
 import localvit.models  # noqa: F401, isort: skip  # registers the models of the paper with timm
 

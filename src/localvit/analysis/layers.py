@@ -19,7 +19,8 @@ import torch
 from timm import models
 from torch import Tensor, nn
 
-from localvit.locality.layouts import Grid, TokenGrid, TokenLayout, layout_of
+from localvit.locality.families import layout_of
+from localvit.locality.layouts import Grid, TokenGrid, TokenLayout
 from localvit.system.errors import LocalViTError
 
 

@@ -1,7 +1,7 @@
 """Put the locality mechanism into a vision transformer: which layers get it, and what it replaces or extends.
 
 The model keeps its own code. The MLP of a localized layer is replaced or extended, and receives its token grid from the
-place that ``layouts.py`` names.
+place that ``families.py`` names.
 """
 
 import copy
@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from localvit.locality.config import Layers, LocalityConfig, Mode
+from localvit.locality.families import layout_of
 from localvit.locality.feed_forward import GridFeedForward, LocalityFeedForward
 from localvit.locality.hidden import HiddenLocality
-from localvit.locality.layouts import TokenGrid, TokenLayout, layout_of
+from localvit.locality.layouts import TokenGrid, TokenLayout
 
 
 @dataclass(frozen=True)

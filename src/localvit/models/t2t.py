@@ -27,7 +27,8 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from localvit.locality.config import LocalityConfig
-from localvit.locality.layouts import TokenLayout, grid_from_block, register_layout, size_argument
+from localvit.locality.families import register_layout
+from localvit.locality.layouts import TokenLayout, grid_from_block, size_argument
 from localvit.locality.localize import localize
 from localvit.models.build import Fields, build, pretrained_config, resample_pos_embed, resampled_to_grid
 from localvit.models.head import TokenClassifier, init_linear
