@@ -53,7 +53,7 @@ def command(options: Any) -> Callable[[], int]:
             require_same_model(model, description, folder)
             write_card(
                 folder,
-                folder.name if target.startswith(_FOLDER) else target,
+                f"USER/{folder.name}" if target.startswith(_FOLDER) else target,
                 model,
                 description,
                 checkpoint=checkpoint,

@@ -123,7 +123,7 @@ def _recipe(run: RunConfig) -> list[tuple[str, object]]:
     training, data = run.training, run.data
     return [
         ("images", f"{data.source}: {data.name or Path(data.root or '').name or 'built in'}"),
-        ("held out", f"{data.held_out:g}"),
+        ("held out", f"{data.held_out:g} of each class" if data.held_out else f"the split {data.val_split}"),
         ("weights at the start", "pretrained" if run.model.pretrained or run.model.checkpoint else "random"),
         ("epochs", training.total_epochs),
         ("batch size", training.batch_size),
