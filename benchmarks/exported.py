@@ -2,7 +2,7 @@
 
     pip install -e ".[onnx,openvino,quantize]"
     python benchmarks/exported.py                       # all pairs; goes on where it stopped
-    python benchmarks/exported.py --pairs DeiT-T T2T    # some of them
+    python benchmarks/exported.py --pairs localvit_t2t_7    # by their LocalViT
 
 The weights are random, because what is measured does not depend on them, and accuracy is no question here. The images
 are crops of the two photographs that come with scikit-learn. The forms of a baseline and its twin take turns in one
@@ -29,6 +29,7 @@ from localvit.benchmark.measurement import Timed, take_turns
 from localvit.data import InputConfig
 from localvit.data.transforms import evaluation_transform
 from localvit.evaluation.agreement import agreement
+from localvit.models.catalog import PUBLISHED
 from localvit.models.exported import export_model, load_exported
 from localvit.models.weights.model_file import create_model
 from localvit.system.files import write_text
@@ -36,17 +37,7 @@ from localvit.system.machine import describe
 from localvit.system.terminal import ERRORS
 
 OUTPUT = Path(__file__).parent / "results" / "exported.json"
-PAIRS = {
-    "DeiT-T": ("deit_tiny_patch16_224", "localvit_tiny_patch16_224"),
-    "DeiT-T, SE-4": ("deit_tiny_patch16_224", "localvit_tiny_se4_patch16_224"),
-    "DeiT-T, ReLU6, gamma 6": ("deit_tiny_patch16_224", "localvit_tiny_relu6_mlp6_patch16_224"),
-    "DeiT-S": ("deit_small_patch16_224", "localvit_small_patch16_224"),
-    "T2T-7": ("t2t_vit_7", "localvit_t2t_7"),
-    "PVT-T": ("pvt_tiny", "localvit_pvt_tiny"),
-    "TNT-T": ("tnt_tiny_patch16_224", "localvit_tnt_tiny_patch16_224"),
-    "TNT-S": ("tnt_s_legacy_patch16_224", "localvit_tnt_small_patch16_224"),
-    "Swin-T": ("swin_tiny_patch4_window7_224", "localvit_swin_tiny_patch4_window7_224"),
-}
+PAIRS = {model.name: (model.baseline, model.name) for model in PUBLISHED if model.baseline is not None}
 PYTORCH = "PyTorch fp32"
 FORMS: dict[str, tuple[str, Any, bool]] = {  # ending, precision, int8
     "ONNX Runtime fp32": (".onnx", "fp32", False),
@@ -134,8 +125,8 @@ def table(results: dict[str, Any]) -> str:
         "",
         f"Machine: {results['record']['machine']}, {results['record']['threads']} threads.",
         "",
-        "| pair | model | form | MB | difference | same class | ms, batch 1 | ratio | images/s, batch 16 | ratio |",
-        "|---|---|---|--:|--:|--:|--:|--:|--:|--:|",
+        "| model | form | MB | difference | same class | ms, batch 1 | ratio | images/s, batch 16 | ratio |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for pair, found in results["pairs"].items():
         baseline, twin = PAIRS[pair]
@@ -147,7 +138,7 @@ def table(results: dict[str, Any]) -> str:
                 }
                 shown = {batch: f"{ratio:.2f}" if model == twin else "" for batch, ratio in ratios.items()}
                 speeds = f"{1000 / rates['1']:.1f} | {shown['1']} | {rates['16']:.0f} | {shown['16']}"
-                lines.append(f"| {pair} | {model} | {form} | {facts['mb']:.1f} | {_agreement(facts)} | {speeds} |")
+                lines.append(f"| {model} | {form} | {facts['mb']:.1f} | {_agreement(facts)} | {speeds} |")
     return "\n".join(lines) + "\n"
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import timm
 import torch
 from torch import Tensor, nn
 
 from localvit import LocalityConfig, ModelDescription, localize
 from localvit.data.config import InputConfig
+from localvit.models.catalog import PUBLISHED
 from localvit.models.exported import Batch, export_model, load_exported
 from localvit.models.weights.model_file import create_model
 from localvit.system.errors import LocalViTError
@@ -21,17 +21,6 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
 
 SMALL: dict[str, Any] = {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3}
-MODELS = {
-    "deit": ("localvit_tiny_patch16_224", "deit_tiny_patch16_224"),
-    "deit se4": ("localvit_tiny_se4_patch16_224", "deit_tiny_patch16_224"),
-    "deit mlp6": ("localvit_tiny_relu6_mlp6_patch16_224", "deit_tiny_patch16_224"),
-    "deit small": ("localvit_small_patch16_224", "deit_small_patch16_224"),
-    "t2t": ("localvit_t2t_7", "t2t_vit_7"),
-    "pvt": ("localvit_pvt_tiny", "pvt_tiny"),
-    "tnt tiny": ("localvit_tnt_tiny_patch16_224", "tnt_tiny_patch16_224"),
-    "tnt small": ("localvit_tnt_small_patch16_224", "tnt_s_legacy_patch16_224"),
-    "swin": ("localvit_swin_tiny_patch4_window7_224", "swin_tiny_patch4_window7_224"),
-}
 
 
 def description_of(name: str, size: int = 32, **arguments: Any) -> ModelDescription:
@@ -108,7 +97,7 @@ def test_a_compiled_package_answers_like_the_original(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ending", [".onnx", ".xml"])
-@pytest.mark.parametrize("name", [name for pair in MODELS.values() for name in pair])
+@pytest.mark.parametrize("name", [model.name for model in PUBLISHED])
 def test_every_model_of_the_paper_and_its_baseline_is_exported(name: str, ending: str, tmp_path: Path) -> None:
     description = description_of(name, 224)
     assert_same(built(description), description, tmp_path / f"model{ending}")
@@ -225,7 +214,3 @@ def test_a_model_that_cannot_be_traced_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LocalViTError, match="vit_tiny_patch16_224 cannot be exported"):
         export_model(Strange(), description, tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
-
-
-def test_names_of_models_exist() -> None:
-    assert all(timm.is_model(name) for pair in MODELS.values() for name in pair)

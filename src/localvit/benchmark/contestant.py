@@ -19,7 +19,7 @@ from localvit.locality.feed_forward import LocalityFeedForward
 from localvit.locality.hidden import HiddenLocality
 from localvit.locality.kernels.forms import save_memory
 from localvit.locality.kernels.fuse import fuse
-from localvit.models.costs import count_macs, count_parameters
+from localvit.models.costs import count_macs_if_possible, count_parameters
 from localvit.models.weights.model_description import require_known
 from localvit.models.weights.model_file import create_model
 from localvit.training.initial_model import attention
@@ -95,7 +95,7 @@ class Stepper:
         self.setting, self.device = setting, setting.torch_device
         model = contestant.build(setting)
         self.parameters = count_parameters(model)
-        self.macs = _macs(model, contestant.channels, setting)
+        self.macs = count_macs_if_possible(model, (contestant.channels, *setting.height_and_width))
         if setting.fuse and has_locality(model):
             model = fuse(model)
         if setting.save_memory:
@@ -142,10 +142,3 @@ class Stepper:
 def has_locality(model: nn.Module) -> bool:
     """Whether fusing would change the model."""
     return any(isinstance(module, LocalityFeedForward | HiddenLocality) for module in model.modules())
-
-
-def _macs(model: nn.Module, channels: int, setting: Setting) -> int | None:
-    try:
-        return count_macs(model, (channels, *setting.height_and_width))
-    except Exception:  # the model cannot run on the meta device; whether it runs at all shows later
-        return None

@@ -1,6 +1,7 @@
 """``localvit export``."""
 
 import statistics
+import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -70,10 +71,10 @@ def command(options: Any) -> Callable[[], int]:
         stem = f"{checkpoint.stem}{'_int8' if options.int8 else ''}"
         rows: list[tuple[Path, Agreement]] = []
         modules = {checkpoint.name: model}
+        folder.mkdir(parents=True, exist_ok=True)
         for kind in dict.fromkeys(options.to):
-            path = folder / f"{stem}{ENDINGS[kind]}"
-            new = folder / f".{stem}.new{ENDINGS[kind]}"
-            try:
+            with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as name:
+                new = Path(name) / f"{stem}{ENDINGS[kind]}"
                 with ERRORS.status(f"Exporting to {kind}"):
                     chosen = (images for images, _ in calibration.pairs()) if options.int8 and calibration else None
                     export_model(model, description, new, batch=options.batch, calibration=chosen)
@@ -88,13 +89,10 @@ def command(options: Any) -> Callable[[], int]:
                         watch=partial(bar.advance, task),
                     )
                 found.require(int8=options.int8, most_drop=options.max_drop)
-                for ending in {".bin", new.suffix} if kind == "openvino" else {new.suffix}:
-                    new.with_suffix(ending).replace(path.with_suffix(ending))
-            finally:
-                for ending in {".bin", new.suffix}:
-                    new.with_suffix(ending).unlink(missing_ok=True)
-            rows.append((path, found))
-            modules[path.name] = exported
+                for file in sorted(new.parent.iterdir()):  # OpenVINO's weights before its graph
+                    file.replace(folder / file.name)
+            rows.append((folder / new.name, found))
+            modules[new.name] = exported
         noise = options.images is None and calibration is None
         with ERRORS.status("Measuring latency"):
             latencies = _latencies(modules, description)

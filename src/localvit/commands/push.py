@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from localvit.models.weights.model_description import ModelDescription
     from localvit.training.config import RunConfig
 
-_FOLDER = "local-dir:"
 _DESCRIPTION = """Publish a trained model on the Hugging Face hub, with a card that says how good it is and how it was
 trained. Then timm.create_model("hf-hub:USER/NAME", pretrained=True) loads it anywhere. local-dir:FOLDER writes the same
 files into a folder instead. If the images of the run are at hand, the model is evaluated on those held out. Log in with
@@ -38,6 +37,7 @@ def command(options: Any) -> Callable[[], int]:
     """Write the folder, check it, and upload it."""
     from localvit.evaluation.model_card import run_of, write_card
     from localvit.models.weights.hub import push_folder, require_same_model, write_folder
+    from localvit.models.weights.hub_files import FOLDER
     from localvit.models.weights.model_file import load_model
 
     def push() -> int:
@@ -45,15 +45,15 @@ def command(options: Any) -> Callable[[], int]:
         model, description = load_model(checkpoint, name=options.model)
         run = run_of(checkpoint)
         with ExitStack() as stack:
-            if target.startswith(_FOLDER):
-                folder = Path(target.removeprefix(_FOLDER))
+            if target.startswith(FOLDER):
+                folder = Path(target.removeprefix(FOLDER))
             else:
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             write_folder(model, description, folder)
             require_same_model(model, description, folder)
             write_card(
                 folder,
-                f"USER/{folder.name}" if target.startswith(_FOLDER) else target,
+                f"USER/{folder.name}" if target.startswith(FOLDER) else target,
                 model,
                 description,
                 checkpoint=checkpoint,
@@ -61,7 +61,7 @@ def command(options: Any) -> Callable[[], int]:
                 evaluation=_evaluate(model, description, run),
                 license_name=options.license,
             )
-            if target.startswith(_FOLDER):
+            if target.startswith(FOLDER):
                 RESULTS.print(f"Written: {folder.resolve()}", soft_wrap=True)
                 return 0
             with ERRORS.status(f"Uploading to {target}"):
@@ -87,7 +87,7 @@ def _evaluate(model: "nn.Module", description: "ModelDescription", run: "RunConf
             model,
             description,
             run.data,
-            HardwareConfig(accelerator="auto"),
+            HardwareConfig(),
             batch_size=run.training.batch_size,
             callbacks=[EvaluationProgress(ERRORS)],
         )

@@ -8,11 +8,11 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from torch import nn
 
 from localvit.evaluation.evaluate import Evaluation
-from localvit.evaluation.report import confusion_picture
+from localvit.evaluation.report import write_confusion_picture
 from localvit.locality.localize import localizations
-from localvit.models.costs import count_macs, count_parameters
+from localvit.models.costs import count_macs_if_possible, count_parameters
 from localvit.models.weights.model_description import ModelDescription
-from localvit.system.files import replacing, write_text
+from localvit.system.files import write_text
 from localvit.training.config import RunConfig
 from localvit.training.overrides import run_config
 from localvit.training.run_folder import BEST, CONFIG
@@ -61,7 +61,7 @@ def write_card(
         "chosen": checkpoint.name == BEST,
         "weakest": _weakest(evaluation),
         "parameters": count_parameters(model),
-        "macs": _macs(model, description),
+        "macs": count_macs_if_possible(model, (description.input.channels, *description.input.image_size)),
         "megabytes": checkpoint.stat().st_size / 1e6,
         "recipe": None if run is None else _recipe(run),
         "license": license_name,
@@ -77,8 +77,7 @@ def write_card(
     card = ModelCard.from_template(data, template_path=str(_TEMPLATE), **values)
     write_text(folder / "README.md", str(card))
     if evaluation is not None:
-        with replacing(folder / "confusion_matrix.png") as file:
-            confusion_picture(evaluation).savefig(file, format="png", dpi=120)
+        write_confusion_picture(evaluation, folder)
 
 
 def _what(model: nn.Module, description: ModelDescription) -> str:
@@ -97,13 +96,6 @@ def _weakest(evaluation: Evaluation | None) -> list[dict[str, Any]]:
         return []
     rows = evaluation.per_class().dropna().sort_values("top1", kind="stable").head(_MOST_CLASSES)
     return [{str(name): value for name, value in row.items()} for row in rows.to_dict("records")]
-
-
-def _macs(model: nn.Module, description: ModelDescription) -> int | None:
-    try:
-        return count_macs(model, (description.input.channels, *description.input.image_size))
-    except Exception:  # a model that cannot run without memory has no count
-        return None
 
 
 def _result(evaluation: Evaluation, run: RunConfig | None) -> EvalResult:

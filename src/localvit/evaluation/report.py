@@ -29,6 +29,11 @@ def write_evaluation(figures: Evaluation, folder: Path) -> None:
     write_text(folder / "per_class.csv", figures.per_class().to_csv(index=False))
     matrix = pd.DataFrame(figures.confusion_KK, index=figures.class_names, columns=figures.class_names)
     write_text(folder / "confusion_matrix.csv", matrix.to_csv(index_label="true class"))
+    write_confusion_picture(figures, folder)
+
+
+def write_confusion_picture(figures: Evaluation, folder: Path) -> None:
+    """Write ``confusion_matrix.png``."""
     with replacing(folder / "confusion_matrix.png") as file:
         confusion_picture(figures).savefig(file, format="png", dpi=120)
 

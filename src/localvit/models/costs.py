@@ -22,3 +22,11 @@ def count_macs(model: nn.Module, input_size: tuple[int, int, int]) -> int:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(torch.empty(1, *input_size, device="meta"))
     return int(counter.get_total_flops()) // 2
+
+
+def count_macs_if_possible(model: nn.Module, input_size: tuple[int, int, int]) -> int | None:
+    """:func:`count_macs`, or None for a model that cannot run on the meta device."""
+    try:
+        return count_macs(model, input_size)
+    except Exception:  # whatever a model meets there; whether it runs at all shows elsewhere
+        return None

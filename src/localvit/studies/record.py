@@ -237,14 +237,19 @@ def known_outcomes(study: StudyConfig, runs: Path, before: StudyRecord | None) -
         runs: the folder of all runs.
         before: an earlier record. It counts if it is of the same study; its seeds may differ.
     """
+    recorded = recorded_outcomes(study, before)
     found = [with_predictions(outcome_of(run), runs) for run in study.runs(runs)]
-    if before is None or not same_study(before.config, study):
-        return tuple(found)
-    recorded = {(outcome.variant, outcome.seed): outcome for outcome in before.outcomes}
     return tuple(
         recorded.get((outcome.variant, outcome.seed), outcome) if outcome.status == "missing" else outcome
         for outcome in found
     )
+
+
+def recorded_outcomes(study: StudyConfig, before: StudyRecord | None) -> dict[tuple[str | None, int], Outcome]:
+    """The outcomes in an earlier record by variant and seed; none if it is of another study."""
+    if before is None or not same_study(before.config, study):
+        return {}
+    return {(outcome.variant, outcome.seed): outcome for outcome in before.outcomes}
 
 
 def code_version() -> str:

@@ -16,7 +16,6 @@ from localvit.studies.record import (
     RECORD,
     Costs,
     Look,
-    Outcome,
     StudyError,
     StudyRecord,
     SweepOutcome,
@@ -24,6 +23,7 @@ from localvit.studies.record import (
     known_outcomes,
     merge,
     outcome_of,
+    recorded_outcomes,
     same_study,
 )
 from localvit.studies.reporting.inside import MeasureFound, read_analysis
@@ -195,9 +195,10 @@ class _Session:
     def train_look_by_look(self, backend: Callable[[], Backend], costs: Mapping[str, Costs]) -> StudySummary:
         """Train the seeds of one look after the other until every claim is decided."""
         summary = summarize(self.save(costs))
+        recorded = recorded_outcomes(self.study, self.before)
+        finished = {key for key, outcome in recorded.items() if outcome.status == "finished"}
         for look in self.study.all_looks:
             seeds = {*self.study.seeds[:look]}
-            finished = {(run.variant, run.seed) for run in self._outcomes() if run.status == "finished"}
             self._train([run for run in self.study.runs(self.runs_folder) if run.seed in seeds], backend, finished)
             summary = summarize(self.save(costs))
             if self.part != _ALONE and any(run.seed in seeds for run in summary.missing):
@@ -214,7 +215,7 @@ class _Session:
         """Write the record of everything known so far."""
         record = StudyRecord(
             self.study,
-            self._outcomes(),
+            known_outcomes(self.study, self.runs_folder, self.before),
             dict(costs),
             command_line(),
             describe(),
@@ -225,9 +226,6 @@ class _Session:
         )
         record.save(self.folder)
         return record
-
-    def _outcomes(self) -> tuple[Outcome, ...]:
-        return known_outcomes(self.study, self.runs_folder, self.before)
 
     def _chosen(self, sweep: Sequence[SweepOutcome]) -> StudyConfig:
         return self.study.with_choices({found.group: found.value for found in sweep if found.chosen})

@@ -4,11 +4,11 @@ import importlib
 from pathlib import Path
 from typing import Any, Literal
 
-from localvit.models.weights.model_description import ModelDescription
+from localvit.models.weights.model_description import ModelDescription, description_from
 from localvit.system.errors import LocalViTError
 
 Format = Literal["onnx", "openvino", "pt2"]
-Precision = Literal["fp32", "bf16", "int8"]
+Precision = Literal["fp32", "bf16"]
 Batch = int | Literal["dynamic"]
 ENDINGS: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2"}
 METADATA = "localvit_model"
@@ -46,9 +46,9 @@ def description_in(text: str | None, path: Path) -> ModelDescription:
     """
     if text is None:
         raise ValueError(f"{path} does not say which classes it knows; only files of `localvit export` can be used")
-    try:
-        return ModelDescription.from_json(text)
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise ValueError(
-            f"the model description in {path} is damaged or from another version of localvit: {error}"
-        ) from error
+    return description_from(text, path)
+
+
+def brief(error: Exception) -> str:
+    """Class and message of a runtime's error, on one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

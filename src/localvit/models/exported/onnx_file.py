@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from localvit.models.exported.formats import INPUT, METADATA, OUTPUT, needed
+from localvit.models.exported.formats import INPUT, METADATA, OUTPUT, brief, needed
 from localvit.system.files import replacing
 
 _OPSET = 20
@@ -32,7 +32,8 @@ def build(program: torch.export.ExportedProgram, description: str) -> Any:
     graph = found.model_proto
     for node in [*graph.graph.node, *(node for function in graph.functions for node in function.node)]:
         del node.metadata_props[:]  # where each operation comes from, with this machine's paths
-    _describe(graph, description)
+    entry = graph.metadata_props.add()
+    entry.key, entry.value = METADATA, description
     return graph
 
 
@@ -59,22 +60,10 @@ def read(path: Path) -> tuple[Any, str | None, list[Any]]:
     except OSError:
         raise
     except Exception as error:  # the runtime's own errors have no common class
-        raise ValueError(f"{path} is damaged, or no ONNX file: {_short(error)}") from error
+        raise ValueError(f"{path} is damaged, or no ONNX file: {brief(error)}") from error
 
 
 def run(session: Any, images_BCHW: NDArray[np.float32]) -> NDArray[np.float32]:
     """Logits (B, K)."""
     logits_BK: NDArray[np.float32] = session.run(None, {session.get_inputs()[0].name: images_BCHW})[0]
     return logits_BK
-
-
-def _describe(graph: Any, description: str) -> None:
-    kept = [entry for entry in graph.metadata_props if entry.key != METADATA]
-    del graph.metadata_props[:]
-    graph.metadata_props.extend(kept)
-    entry = graph.metadata_props.add()
-    entry.key, entry.value = METADATA, description
-
-
-def _short(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -1,6 +1,5 @@
 """OpenVINO's pairs of files: the graph (.xml) and its weights (.bin)."""
 
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from localvit.models.exported.formats import METADATA, Precision, needed
+from localvit.models.exported.formats import METADATA, Precision, brief, needed
 
-_HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+_HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16"}
 
 
 def build(program: torch.export.ExportedProgram, description: str, shape: Sequence[int]) -> Any:
@@ -38,7 +37,7 @@ def write(graph: Any, path: Path) -> None:
         new = Path(folder) / path.name
         openvino.save_model(graph, new, compress_to_fp16=False)
         for ending in (".bin", ".xml"):
-            os.replace(new.with_suffix(ending), path.with_suffix(ending))  # noqa: PTH105
+            new.with_suffix(ending).replace(path.with_suffix(ending))
 
 
 def read(path: Path, precision: Precision) -> tuple[Any, str | None, list[Any]]:
@@ -61,9 +60,7 @@ def read(path: Path, precision: Precision) -> tuple[Any, str | None, list[Any]]:
         compiled = core.compile_model(graph, "CPU", hints)
         return compiled, graph.get_rt_info([METADATA]).astype(str) if described else None, shape
     except Exception as error:  # OpenVINO raises RuntimeError and others for damaged files
-        raise ValueError(
-            f"{path} is damaged, or no graph of OpenVINO: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        ) from error
+        raise ValueError(f"{path} is damaged, or no graph of OpenVINO: {brief(error)}") from error
 
 
 def run(compiled: Any, images_BCHW: NDArray[np.float32]) -> NDArray[np.float32]:

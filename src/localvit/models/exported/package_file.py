@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from localvit.models.exported.formats import METADATA, Batch
+from localvit.models.exported.formats import METADATA, Batch, brief
 from localvit.system.errors import LocalViTError
 
 _BATCH = "localvit_batch"
@@ -47,7 +47,7 @@ def read(path: Path) -> tuple[Any, str | None, int | None]:
         batch = metadata.get(_BATCH, "dynamic")
         return compiled, metadata.get(METADATA), None if batch == "dynamic" else int(batch)
     except Exception as error:  # errors of the loader have no common class
-        raise ValueError(f"{path} is damaged, or no package of PyTorch: {type(error).__name__}: {error}") from error
+        raise ValueError(f"{path} is damaged, or no package of PyTorch: {brief(error)}") from error
 
 
 def run(compiled: Any, images_BCHW: Tensor) -> Tensor:

@@ -11,13 +11,12 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from timm.models import save_for_hf
 from torch import nn
 
-from localvit.locality.localize import Localization, localizations
+from localvit.locality.localize import localizations
 from localvit.models import localized
 from localvit.models.weights.hub_files import WEIGHTS, HubError, first_line
 from localvit.models.weights.model_description import ModelDescription
-from localvit.models.weights.model_file import save_model
+from localvit.models.weights.model_file import model_and_arguments, save_model
 
-_ANY_SIZE = 224
 _ROUNDING = 1e-4  # of logits, for kernels that another memory layout selects
 
 
@@ -104,26 +103,13 @@ def push_folder(folder: Path, repository: str, *, private: bool = False) -> str:
 def _architecture(model: nn.Module, description: ModelDescription) -> tuple[str, dict[str, Any]]:
     """Name and arguments with which timm builds the model."""
     name = description.name.partition(".")[0]
-    arguments: dict[str, Any] = {**description.arguments, "in_chans": description.input.channels}
-    if _takes_image_size(name, arguments):
-        arguments["img_size"] = list(description.input.image_size)
+    num_classes = len(description.class_names)
+    with torch.device("meta"):
+        named, arguments = model_and_arguments(
+            name, description.input, num_classes=num_classes, **description.arguments
+        )
+    del arguments["num_classes"]  # a field of its own in timm's form
     calls = localizations(model)
-    if calls == _localizations_of(name, arguments):
+    if calls == localizations(named):
         return name, arguments
     return localized.NAME, {**arguments, "base": name, "localizations": [dataclasses.asdict(call) for call in calls]}
-
-
-def _takes_image_size(name: str, arguments: dict[str, Any]) -> bool:
-    try:
-        with torch.device("meta"):
-            timm.create_model(name, img_size=_ANY_SIZE, **arguments)
-    except TypeError as error:
-        return "img_size" not in str(error)
-    except Exception:  # the size does not suit the other arguments
-        return True
-    return True
-
-
-def _localizations_of(name: str, arguments: dict[str, Any]) -> list[Localization]:
-    with torch.device("meta"):
-        return localizations(timm.create_model(name, **arguments))

@@ -22,7 +22,7 @@ from localvit.models.weights.model_description import ModelDescription, class_na
 from localvit.system.errors import LocalViTError
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
-_HUB, _FOLDER = "hf-hub:", "local-dir:"
+HUB, FOLDER = "hf-hub:", "local-dir:"
 
 
 class HubError(LocalViTError):
@@ -31,7 +31,7 @@ class HubError(LocalViTError):
 
 def is_hub_name(path: str | Path) -> bool:
     """Whether ``path`` names a model on the hub or a folder of the hub's form, rather than a file."""
-    return str(path).startswith((_HUB, _FOLDER))
+    return str(path).startswith((HUB, FOLDER))
 
 
 def file_of(name: str, file: str) -> Path:
@@ -46,12 +46,12 @@ def file_of(name: str, file: str) -> Path:
         HubError: if the hub has no such model, refuses it, or cannot be reached.
         ValueError: if the hub allows no such name.
     """
-    if name.startswith(_FOLDER):
-        path = Path(name.removeprefix(_FOLDER), file)
+    if name.startswith(FOLDER):
+        path = Path(name.removeprefix(FOLDER), file)
         if not path.is_file():
             raise FileNotFoundError(f"there is no {file} in {path.parent}")
         return path
-    repository, _, revision = name.removeprefix(_HUB).partition("@")
+    repository, _, revision = name.removeprefix(HUB).partition("@")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         raise ValueError(f"{name:.200} names no model on the hub; it must be hf-hub:USER/NAME")
     try:

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import timm
@@ -90,6 +91,20 @@ class ModelDescription:
         shown = InputConfig(**given)
         _require_types(shown)
         return cls(values["name"], values["arguments"], tuple(values["class_names"]), shown)
+
+
+def description_from(text: str, path: str | Path) -> ModelDescription:
+    """Parse the description stored in a file.
+
+    Raises:
+        ValueError: if it is damaged, or this version does not understand it.
+    """
+    try:
+        return ModelDescription.from_json(text)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ValueError(
+            f"the model description in {path} is damaged or from another version of localvit: {error}"
+        ) from error
 
 
 def require_known(name: str) -> None:

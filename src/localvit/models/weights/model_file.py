@@ -16,7 +16,13 @@ from localvit.locality.localize import localizations, localize
 from localvit.models.official_keys import from_official
 from localvit.models.weights.checkpoints import fit, read_metadata, read_state_dict, require_fit, save_checkpoint
 from localvit.models.weights.hub_files import WEIGHTS, describe_by_config, file_of, is_hub_name
-from localvit.models.weights.model_description import ModelDescription, class_names_of, input_of, require_known
+from localvit.models.weights.model_description import (
+    ModelDescription,
+    class_names_of,
+    description_from,
+    input_of,
+    require_known,
+)
 
 __all__ = ["ModelDescription", "load_model", "read_description", "save_model"]
 
@@ -91,14 +97,7 @@ def read_description(path: str | Path) -> ModelDescription | None:
         ValueError: if this version does not understand it.
     """
     text = read_metadata(path, _METADATA)
-    if text is None:
-        return None
-    try:
-        return ModelDescription.from_json(text)
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise ValueError(
-            f"the model description in {path} is damaged or from another version of localvit: {error}"
-        ) from error
+    return None if text is None else description_from(text, path)
 
 
 def _create(description: ModelDescription, path: str | Path) -> nn.Module:
@@ -116,6 +115,13 @@ def _create(description: ModelDescription, path: str | Path) -> nn.Module:
 
 def create_model(name: str, shown: InputConfig, *, num_classes: int, **arguments: Any) -> nn.Module:
     """A timm model for a given image size, which is dropped for models that take no size."""
+    return model_and_arguments(name, shown, num_classes=num_classes, **arguments)[0]
+
+
+def model_and_arguments(
+    name: str, shown: InputConfig, *, num_classes: int, **arguments: Any
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The model of :func:`create_model`, and the arguments that ``timm.create_model`` took for it."""
     arguments = {"num_classes": num_classes, "in_chans": shown.channels, "img_size": shown.image_size, **arguments}
     try:
         model: nn.Module = timm.create_model(name, **arguments)
@@ -124,7 +130,7 @@ def create_model(name: str, shown: InputConfig, *, num_classes: int, **arguments
             raise
         del arguments["img_size"]
         model = timm.create_model(name, **arguments)
-    return model
+    return model, arguments
 
 
 def description_by_name(name: str, state_dict: dict[str, Tensor]) -> ModelDescription:
