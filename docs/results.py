@@ -22,7 +22,6 @@ from localvit.studies.reporting.wording import agreement_text, agreement_word, a
 from localvit.studies.statistics.findings import ClaimSummary, StudySummary
 from localvit.studies.statistics.summary import summarize
 from localvit.system.files import write_text
-from localvit.training import RunConfig
 
 sys.path.insert(0, str(Path(__file__).parent))
 from screenshot import save_charts  # a script beside this one
@@ -99,9 +98,8 @@ def main() -> None:
 def page(summaries: list[StudySummary]) -> str:
     """The page as Markdown."""
     scales = _scales(summaries)
-    recipes = {summary.config.scale: summary.config.recipe for summary in summaries if summary.config.start is None}
     links = ", ".join(f"[{scale}]({scale}/report.md)" for scale in scales)
-    lines = [HEAD, *(f"- {scale}: {_in_words(recipes[scale])}" for scale in scales)]
+    lines = [HEAD, *(f"- {scale}: {_in_words([s for s in summaries if s.config.scale == scale])}" for scale in scales)]
     lines += [
         "",
         f"One report covers all studies of a scale: {links}. `localvit report docs/results/*-digits --output FOLDER`",
@@ -134,13 +132,31 @@ def _picture(summary: StudySummary) -> str:
     return PICTURES.get(summary.config.chart, "effects")
 
 
-def _in_words(recipe: RunConfig) -> str:
+def _in_words(studies: list[StudySummary]) -> str:
+    """Images and model of a scale, and for how long its studies train."""
+    recipe = next(study.config.recipe for study in studies if study.config.start is None)
     images = "all images" if recipe.data.train_images is None else f"{recipe.data.train_images:,} images"
     size, body = recipe.input.image_size, recipe.model.arguments
+    titles: dict[str, list[str]] = {}
+    for study in studies:
+        titles.setdefault(_epochs(study), []).append(QUESTIONS[study.config.name])
+    epochs = [
+        f"{count} epochs ({'; '.join(names)})" if len(titles) > 1 else f"{count} epochs"
+        for count, names in titles.items()
+    ]
     return (
-        f"{images} of {size[0]} x {size[1]} pixels to learn from, {recipe.training.total_epochs} epochs; DeiT's body "
+        f"{images} of {size[0]} x {size[1]} pixels to learn from, {', '.join(epochs)}; DeiT's body "
         f"with {body['depth']} layers of {body['embed_dim']} channels"
     )
+
+
+def _epochs(study: StudySummary) -> str:
+    counts = {
+        config.training.total_epochs
+        for name, config in study.config.configs.items()
+        if name not in study.config.landmarks
+    }
+    return " to ".join(map(str, sorted({min(counts), max(counts)})))
 
 
 def _finding_rows(finding: str, study: str, summaries: list[StudySummary]) -> list[str]:

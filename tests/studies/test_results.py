@@ -18,6 +18,15 @@ def test_the_page_is_written_from_the_records() -> None:
     assert (REPOSITORY / "docs" / "results" / "README.md").read_text() == SCRIPT["page"](FOUND)
 
 
+def test_the_page_says_how_long_every_study_trained() -> None:
+    lines = SCRIPT["page"](FOUND).splitlines()
+    for summary in FOUND:
+        (about,) = [line for line in lines if line.startswith(f"- {summary.config.scale}:")]
+        trained = [len(curve) for variant in summary.variants for curve in variant.curves.values()]
+        assert str(min(trained)) in about.split()
+        assert str(max(trained)) in about.split()
+
+
 @pytest.mark.parametrize("summary", FOUND, ids=lambda summary: f"{summary.config.name}-{summary.config.scale}")
 def test_every_run_of_a_kept_study_has_finished_and_the_study_is_still_the_same(summary: StudySummary) -> None:
     assert not summary.failed
