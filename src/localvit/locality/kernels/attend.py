@@ -44,7 +44,8 @@ def attend(attention: nn.Module, image_BCHW: Tensor) -> Tensor:
 
 def _dense(x_B1C: Tensor, layer: nn.Conv2d) -> Tensor:
     weight_RC = layer.weight.flatten(1)
-    if min(weight_RC.shape) > _NARROW or not torch.compiler.is_compiling() or torch.is_grad_enabled():
+    unrolls = torch.compiler.is_compiling() and not torch.compiler.is_exporting() and not torch.is_grad_enabled()
+    if min(weight_RC.shape) > _NARROW or not unrolls:
         return F.linear(x_B1C, weight_RC, layer.bias)
     # So few products take less time as a compiled loop than the call of a matrix product does.
     assert layer.bias is not None

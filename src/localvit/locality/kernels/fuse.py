@@ -16,6 +16,7 @@ from localvit.locality.feed_forward import ACTIVATIONS, ConvNormAct, GridFeedFor
 from localvit.locality.hidden import HiddenLocality
 from localvit.locality.kernels import onednn
 from localvit.locality.kernels.attend import gates
+from localvit.locality.kernels.unread import skip_unread
 
 
 def fuse(model: nn.Module) -> nn.Module:
@@ -26,7 +27,8 @@ def fuse(model: nn.Module) -> nn.Module:
 
     Returns:
         The copy, in evaluation mode and without gradients; keep the original for training. It has the interface of the
-        original, can be compiled and exported, and its state dict has different keys. On CPUs it caches its weights in
+        original, can be compiled and exported, and its state dict has different keys. Its logits leave out the last
+        block's network where they do not depend on it. On CPUs it caches its weights in
         oneDNN's layout and refreshes the cache when they change. In-place changes of a weight's ``data`` go unnoticed,
         as they do in autograd.
     """
@@ -37,6 +39,7 @@ def fuse(model: nn.Module) -> nn.Module:
         if not name:
             return replacement
         fused.set_submodule(name, replacement)
+    skip_unread(fused)
     return fused
 
 
@@ -89,6 +92,8 @@ class FusedFeedForward(GridFeedForward):
     def _attend(self, hidden_BME: Tensor) -> Tensor:
         if isinstance(self.channel_attention, nn.Identity):
             return hidden_BME
+        if torch.compiler.is_exporting():  # runtimes know the mean, and would copy the map for a product with ones
+            return hidden_BME * gates(self.channel_attention, hidden_BME.mean(1, keepdim=True))
         # As a matrix product the mean is several times faster than a reduction in half precision.
         ones_1M = hidden_BME.new_ones(1, hidden_BME.shape[1])
         mean_B1E = (ones_1M @ hidden_BME) / hidden_BME.shape[1]
