@@ -28,7 +28,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 
-def on_grid(
+def on_image_tokens(
     function: Callable[[Tensor], Tensor],
     x_BND: Tensor,
     grid: tuple[int, int],
@@ -36,10 +36,9 @@ def on_grid(
     *,
     permuted: bool = False,
 ) -> Tensor:
-    """Apply ``function`` to the image tokens as a feature map (B, D, H, W) and return tokens (B, H * W, D).
+    """Apply ``function`` to the image tokens (B, H * W, D), which it returns in the same order.
 
-    These are Seq2Img and Img2Seq of the paper. The map is a channels-last view of the tokens, so nothing is copied.
-    ``permuted`` puts the tokens on the map in a random order, and restores their order afterwards.
+    ``permuted`` gives them to it in a random order, and restores their order afterwards.
 
     Raises:
         ValueError: if the number of tokens is not P + H * W.
@@ -51,11 +50,28 @@ def on_grid(
             f"make {num_prefix_tokens + height * width}"
         )
     image_BMD = x_BND[:, num_prefix_tokens:]
-    if permuted:
-        image_BMD = permute(image_BMD)
-    image_BDHW = image_BMD.unflatten(1, (height, width)).permute(0, 3, 1, 2)
-    out_BMD = function(image_BDHW).permute(0, 2, 3, 1).flatten(1, 2)
-    return restore(out_BMD) if permuted else out_BMD
+    return restore(function(permute(image_BMD))) if permuted else function(image_BMD)
+
+
+def on_grid(
+    function: Callable[[Tensor], Tensor],
+    x_BND: Tensor,
+    grid: tuple[int, int],
+    num_prefix_tokens: int,
+    *,
+    permuted: bool = False,
+) -> Tensor:
+    """Apply ``function`` to the image tokens as a feature map (B, D, H, W) and return tokens (B, H * W, D).
+
+    These are Seq2Img and Img2Seq of the paper. The map is a channels-last view of the tokens, so nothing is copied.
+    The rest is as for :func:`on_image_tokens`.
+    """
+
+    def on_map(image_BMD: Tensor) -> Tensor:
+        image_BDHW = image_BMD.unflatten(1, grid).permute(0, 3, 1, 2)
+        return function(image_BDHW).permute(0, 2, 3, 1).flatten(1, 2)
+
+    return on_image_tokens(on_map, x_BND, grid, num_prefix_tokens, permuted=permuted)
 
 
 class GridFeedForward(nn.Module):

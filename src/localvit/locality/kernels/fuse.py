@@ -7,12 +7,20 @@ Shape suffixes: B images, N = P + H * W tokens, M = H * W image tokens, D channe
 """
 
 import copy
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
-from localvit.locality.feed_forward import ACTIVATIONS, ConvNormAct, GridFeedForward, LocalityFeedForward, on_grid
+from localvit.locality.feed_forward import (
+    ACTIVATIONS,
+    ConvNormAct,
+    GridFeedForward,
+    LocalityFeedForward,
+    on_grid,
+    on_image_tokens,
+)
 from localvit.locality.hidden import HiddenLocality
 from localvit.locality.kernels import onednn
 from localvit.locality.kernels.attend import gates
@@ -68,19 +76,21 @@ class FusedFeedForward(GridFeedForward):
         self.project = _linear(locality.project)
         self.eval().requires_grad_(False)
 
-    def _on_grid(self, image_BDHW: Tensor) -> Tensor:
-        grid = (image_BDHW.shape[2], image_BDHW.shape[3])
-        image_BMD = _tokens(image_BDHW)
+    def branch(self, x_BND: Tensor, grid: tuple[int, int]) -> Tensor:
+        """As :meth:`GridFeedForward.branch`, on tokens instead of a map: each view takes time in Python."""
+        mix = partial(self._mix, grid=grid)
+        return on_image_tokens(mix, x_BND, grid, self.num_prefix_tokens, permuted=self.config.permuted)
+
+    def _mix(self, image_BMD: Tensor, grid: tuple[int, int]) -> Tensor:
         if onednn.fits(image_BMD, self.config.activation):
             images = onednn.images_at_a_time(image_BMD, self.project.in_features)
             parts = [self._in_few_passes(part_BMD, grid) for part_BMD in image_BMD.split(images)]
-            out_BMD = parts[0] if len(parts) == 1 else torch.cat(parts)
-        else:
-            hidden_BME = self.act(self.expand(image_BMD))
-            if isinstance(self.depthwise, nn.Conv2d):
-                hidden_BME = _tokens(self.act(self.depthwise(_image(hidden_BME, grid))))
-            out_BMD = self.project(self._attend(hidden_BME))
-        return _image(out_BMD, grid)
+            return parts[0] if len(parts) == 1 else torch.cat(parts)
+        hidden_BME = self.act(self.expand(image_BMD))
+        if isinstance(self.depthwise, nn.Conv2d):
+            hidden_BME = _tokens(self.act(self.depthwise(_image(hidden_BME, grid))))
+        out_BMD: Tensor = self.project(self._attend(hidden_BME))
+        return out_BMD
 
     def _in_few_passes(self, image_BMD: Tensor, grid: tuple[int, int]) -> Tensor:
         if isinstance(self.depthwise, nn.Conv2d):
@@ -92,11 +102,8 @@ class FusedFeedForward(GridFeedForward):
     def _attend(self, hidden_BME: Tensor) -> Tensor:
         if isinstance(self.channel_attention, nn.Identity):
             return hidden_BME
-        if torch.compiler.is_exporting():  # runtimes know the mean, and would copy the map for a product with ones
-            return hidden_BME * gates(self.channel_attention, hidden_BME.mean(1, keepdim=True))
-        # As a matrix product the mean is several times faster than a reduction in half precision.
-        ones_1M = hidden_BME.new_ones(1, hidden_BME.shape[1])
-        mean_B1E = (ones_1M @ hidden_BME) / hidden_BME.shape[1]
+        # Faster than mean(), several times in half precision.
+        mean_B1E = hidden_BME.sum(1, keepdim=True) / hidden_BME.shape[1]
         out_BME: Tensor = hidden_BME.mul_(gates(self.channel_attention, mean_B1E))
         return out_BME
 
