@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from localvit import LocalityConfig, ModelDescription, load_model, localize, save_model
 from localvit.commands.cli import main
 from localvit.data.config import InputConfig
+from localvit.models.exported import load_exported
 from localvit.models.weights.hub import require_same_model, write_folder
 from localvit.models.weights.hub_files import HubError
 from localvit.models.weights.model_file import create_model
@@ -226,6 +227,20 @@ def test_a_run_is_published_with_its_card_and_loads_from_the_hub(tmp_path: Path)
     assert not any(SECRET in words for words in everything)
     assert not any(str(tmp_path) in words for words in everything[2:])
     assert json.loads(published["config.json"])["architecture"] == "localized"
+
+
+def test_models_with_a_name_instead_of_a_file_are_exported(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
+    description = described("vit_tiny_patch16_224", SMALL)
+    write_folder(model_of(description), description, tmp_path / "model")
+    files = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
+    with hub_server() as hub:
+        hub.models["somebody/photos"] = files
+        ended = in_process(hub, tmp_path, "-m", "localvit", "export", "hf-hub:somebody/photos@main", "--to", "onnx")
+    assert ended.returncode == 0, ended.stderr
+    assert main(["export", f"local-dir:{tmp_path / 'model'}", "--to", "onnx"]) == 0
+    for exported in (tmp_path / "photos.onnx", tmp_path / "model" / "model.onnx"):
+        assert load_exported(exported)[1] == description
 
 
 def test_a_hub_that_refuses_says_so_and_the_token_stays_secret(tmp_path: Path) -> None:

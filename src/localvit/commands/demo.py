@@ -18,7 +18,9 @@ folder, GitHub Pages too."""
 def parser() -> Parser:
     """Options of the command."""
     parser = command_parser("demo", "FILE [--output FOLDER] [--serve]", _DESCRIPTION)
-    parser.add_argument("file", type=str, help="weights of a run, or an ONNX file of `localvit export`")
+    parser.add_argument(
+        "file", type=str, help="weights of a run, hf-hub:USER/NAME, or an ONNX file of `localvit export`"
+    )
     parser.add_argument("--output", type=str, default="demo", help="folder of the page")
     parser.add_argument("--title", type=str | None, default=None, help="heading of the page")
     parser.add_argument("--serve", action="store_true", help="open the page in the browser of this machine")
@@ -40,6 +42,7 @@ def command(options: Any) -> Callable[[], int]:
     from localvit.evaluation.demo import runtime_files, serve, write_demo
     from localvit.models.exported import export_model, load_any
     from localvit.models.exported.load import ExportedModel
+    from localvit.models.weights.hub_files import name_of
 
     def demo() -> int:
         checkpoint, folder = Path(options.file), Path(options.output)
@@ -47,7 +50,7 @@ def command(options: Any) -> Callable[[], int]:
         if isinstance(model, ExportedModel) and (checkpoint.suffix != ".onnx" or model.batch is not None):
             raise ValueError(f"{checkpoint} cannot be shown; give a checkpoint, or an ONNX file with --batch dynamic")
         runtime = runtime_files(options.runtime, ERRORS)
-        title = options.title or f"What is in this photograph? ({checkpoint.resolve().parent.name})"
+        title = options.title or f"What is in this photograph? ({name_of(options.file)})"
         with tempfile.TemporaryDirectory() as name:
             exported = checkpoint
             if not isinstance(model, ExportedModel):

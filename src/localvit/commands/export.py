@@ -38,12 +38,19 @@ def parser() -> Parser:
     parser = command_parser(
         "export", "FILE --to FORMAT ... [--int8] [--images PATH] [--data.root FOLDER]", _DESCRIPTION
     )
-    parser.add_argument("file", type=str, help="weights of a run, such as runs/photos/best.safetensors")
+    parser.add_argument(
+        "file", type=str, help="weights of a run, such as runs/photos/best.safetensors, or hf-hub:USER/NAME"
+    )
     parser.add_argument("--to", type=Format, nargs="+", required=True, help="onnx, openvino, pt2, or several of them")
     parser.add_argument("--int8", action="store_true", help="round weights and activations to 8 bits, with NNCF")
     parser.add_argument("--max-drop", type=NonNegativeFloat, default=0.5, help="points of accuracy that int8 may cost")
     parser.add_argument("--batch", type=Batch, default="dynamic", help="images at a time, or dynamic for any number")
-    parser.add_argument("--output", type=str | None, default=None, help="folder of the files (default: the file's own)")
+    parser.add_argument(
+        "--output",
+        type=str | None,
+        default=None,
+        help="folder of the files (default: the file's own; here for a model on the hub)",
+    )
     parser.add_argument("--model", type=str | None, default=None, help="model name, for files that do not contain it")
     parser.add_argument("--images", type=str | None, default=None, help="an image or a folder to compare on")
     parser.add_argument("--count", type=PositiveInt, default=1000, help="most images to compare on")
@@ -55,20 +62,22 @@ def command(options: Any) -> Callable[[], int]:
     """Export, compare and print."""
     from localvit.evaluation.agreement import agreement
     from localvit.models.exported import export_model, load_exported
+    from localvit.models.weights.hub_files import HUB, name_of, weights_of
     from localvit.models.weights.model_file import load_model
     from localvit.system.errors import LocalViTError
     from localvit.system.progress import progress_bar
 
     def export() -> int:
-        checkpoint = Path(options.file)
-        model, description = load_model(checkpoint, name=options.model)
+        model, description = load_model(options.file, name=options.model)
+        checkpoint = weights_of(options.file)
         compared, calibration = _images(options, checkpoint, description)
         if options.int8 and calibration is None:
             raise LocalViTError(
                 "int8 needs real images to choose its ranges on; give --images FOLDER or --data.root FOLDER"
             )
-        folder = Path(options.output) if options.output else checkpoint.parent
-        stem = f"{checkpoint.stem}{'_int8' if options.int8 else ''}"
+        is_here = not options.file.startswith(HUB)
+        folder = Path(options.output or (checkpoint.parent if is_here else "."))
+        stem = f"{checkpoint.stem if is_here else name_of(options.file)}{'_int8' if options.int8 else ''}"
         rows: list[tuple[Path, Agreement]] = []
         modules = {checkpoint.name: model}
         folder.mkdir(parents=True, exist_ok=True)

@@ -67,6 +67,17 @@ def tiny(**arguments: Any) -> Any:
     return localvit.localize(model).eval()
 
 
+def test_the_last_network_of_a_class_token_model_gets_no_gradient() -> None:
+    model = tiny().train()
+    model(torch.randn(2, 3, 224, 224)).sum().backward()
+    first, last = (
+        [weight.grad for weight in network.parameters() if weight.grad is not None] for network in networks(model)
+    )
+    assert all(gradient.any() for gradient in first)
+    assert last
+    assert not any(gradient.any() for gradient in last)
+
+
 def test_the_mean_of_patch_tokens_reads_the_last_network() -> None:
     images_BCHW = torch.randn(1, 3, 224, 224)
     assert calls(localvit.fuse(tiny(global_pool="avg")), images_BCHW) == 2

@@ -70,6 +70,19 @@ def file_of(name: str, file: str) -> Path:
         raise HubError(f"{repository} cannot be read from the hub: {first_line(error)}") from error
 
 
+def weights_of(path: str | Path) -> Path:
+    """The file of weights of a model that is named as for :func:`file_of`; any other path is a file already."""
+    return file_of(str(path), WEIGHTS) if is_hub_name(path) else Path(path)
+
+
+def name_of(path: str | Path) -> str:
+    """What to call a model in titles and file names: its name on the hub, or else its folder's."""
+    name = str(path)
+    if name.startswith(HUB):
+        return name.removeprefix(HUB).partition("@")[0].rpartition("/")[2]
+    return weights_of(path).resolve().parent.name
+
+
 def describe_by_config(name: str) -> ModelDescription:
     """The description of a model by its ``config.json``, for weights without one, such as timm's own.
 

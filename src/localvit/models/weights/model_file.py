@@ -15,7 +15,7 @@ from localvit.data.config import InputConfig
 from localvit.locality.localize import localizations, localize
 from localvit.models.official_keys import from_official
 from localvit.models.weights.checkpoints import fit, read_metadata, read_state_dict, require_fit, save_checkpoint
-from localvit.models.weights.hub_files import WEIGHTS, describe_by_config, file_of, is_hub_name
+from localvit.models.weights.hub_files import describe_by_config, is_hub_name, weights_of
 from localvit.models.weights.model_description import (
     ModelDescription,
     class_names_of,
@@ -70,7 +70,7 @@ def load_model(path: str | Path, *, name: str | None = None) -> tuple[nn.Module,
             file is damaged, could run code, or does not fit.
     """
     hub_name = str(path) if is_hub_name(path) else None
-    path = path if hub_name is None else file_of(hub_name, WEIGHTS)
+    path = weights_of(path)
     state_dict = read_state_dict(path)
     described = read_description(path)
     if described is None and hub_name is not None:
