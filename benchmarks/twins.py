@@ -163,7 +163,7 @@ def row_a(results: dict[str, Any] | None) -> dict[str, Any]:
     A trial, and a run that did not come to the clock, measured nothing.
     """
     step = (results or {"steps": {}})["steps"].get("clock", {"items": {}})
-    verdicts = [row["verdict"] for item in step["items"].values() for row in item["rows"] if "verdict" in row]
+    verdicts = [row["judged"] for item in step["items"].values() for row in item["rows"]]
     if results is None or results["quick"] or results["device"] != "cuda" or not verdicts:
         return {"not_measured": "python benchmarks/gpu.py measures it on a GPU"}
     return {"benchmark": {"record": step["record"]}, "notes": [], "verdicts": verdicts, "quick": False}
