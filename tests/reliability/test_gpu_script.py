@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from gpu_steps import clock, correctness, needs, report
@@ -19,7 +20,10 @@ from gpu_steps.models import OTHERS, PAIRS, Place
 from gpu_steps.running import CUT, DONE, ERROR, FAILED, NOT_RUN, SKIPPED, Item, OutOfTime, Row, Skipped, Step, run_step
 from twins import row_a, verdict
 
+import localvit
+from localvit import LocalityFeedForward
 from localvit.benchmark import Measurement, SettingResult
+from localvit.locality.kernels.forms import set_form
 from localvit.models.catalog import PUBLISHED
 
 ROOT = Path(__file__).parents[2]
@@ -174,7 +178,18 @@ def test_the_forms_of_a_model_agree_and_a_kernel_that_does_not_run_is_a_fault() 
     assert not any(row["fault"] for form, row in by_form.items() if form[0] != "Triton")
     assert by_form["few passes", "float64"]["gradients"] < 1e-12
     # Outside the interpreter the kernel cannot run on a CPU, and the plain operations take its place.
-    assert "the kernel ran 0 of 1 times" in by_form["Triton", "float32"]["fault"]
+    assert "the kernel ran 0 of 2 times" in by_form["Triton", "float32"]["fault"]
+
+
+def test_a_form_that_computes_something_else_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(network: LocalityFeedForward, image_BDHW: Tensor) -> Tensor:
+        return 1.001 * network.in_order(image_BDHW)
+
+    monkeypatch.setattr(localvit, "save_memory", lambda model: set_form(model, wrong))
+    rows = correctness.forms("localvit_tiny_patch16_224", "tiny", HERE)
+    (row,) = [row for row in rows if (row["form"], row["precision"]) == ("few passes", "float64")]
+    assert "few passes, float64: gradients are off by" in row["fault"]
+    assert row["outputs"] > row["outputs at most"]
 
 
 @pytest.mark.parametrize("off", [2e-9, float("nan"), float("inf")])
