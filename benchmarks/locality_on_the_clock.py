@@ -7,61 +7,45 @@
 Writes ``benchmarks/results/locality_on_the_clock.json`` with the numbers of every round, a Markdown table and an
 offline page of charts. A ratio is the twin's images per second divided by the baseline's, paired by round, or its
 memory divided by the baseline's. If both eager and compiled models are tried, the better one of each counts, and both
-are shown. A row that this machine cannot measure keeps its earlier numbers.
+are shown. Row A is for GPUs: ``benchmarks/gpu.py`` measures it, and its latest numbers are shown here.
 """
 
 import argparse
-import dataclasses
 import functools
 import importlib
 import importlib.util
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
-import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from torch import nn
+from twins import FAMILIES, TINY, Comparison, row_a, verdict, verdict_table
 
 from localvit.benchmark import (
     PEERS,
     BenchmarkResult,
     Contestant,
-    Measurement,
     Section,
     Setting,
-    SettingResult,
-    Spread,
-    memory_ratio,
     provenance,
-    ratio,
     run_each,
     sections,
     write_page,
 )
 from localvit.benchmark.look import BLUE, GREY, VERMILION, height_of_rows, label, rows_axis, style
 from localvit.benchmark.setting import Precision
-from localvit.models.catalog import PUBLISHED
 from localvit.system.files import write_text
 from localvit.system.machine import keep_memory
 from localvit.system.terminal import ERRORS, quiet
 
 NAME = "locality_on_the_clock"
 RESULTS = Path(__file__).parent / "results"
-BASELINES = {model.name: model.baseline for model in PUBLISHED if model.baseline}
-TINY = "localvit_tiny_patch16_224"
-# Twins of other families, with the batch size of their training.
-FAMILIES = {
-    "localvit_t2t_7": 32,
-    "localvit_pvt_tiny": 32,
-    "localvit_tnt_small_patch16_224": 16,
-    "localvit_swin_tiny_patch4_window7_224": 16,
-}
 TITLES = {
     "A": "On a GPU",
     "B": "Inference, bf16, compiled",
@@ -72,6 +56,8 @@ TITLES = {
     "G": "Other families",
     "peers": "Beside other small models",
 }
+MEASURED = [row for row in TITLES if row != "A"]
+GPU = RESULTS / "gpu.json"
 _LABEL = 46  # characters per line; labels then take at most three lines
 LEAD = (
     "Each baseline and its LocalViT twin took turns in one process. A ratio is the twin's images per second divided by "
@@ -81,66 +67,6 @@ LEAD = (
 )
 
 
-# By row, or by row and precision: the lowest acceptable ratio (for memory, the highest), and one to aim for.
-GOALS = {
-    "A": {"bound": 0.85, "aim": 1.0},
-    "B": {"bound": 0.90, "aim": 1.1},
-    "C": {"bound": 0.80, "aim": 1.0},
-    "D": {"bound": 0.95, "aim": 1.1},
-    "E fp32": {"bound": 0.80, "aim": 1.0},
-    "E bf16-mixed": {"bound": 0.70, "aim": 1.0},
-    "F": {"bound": 1.15, "aim": 1.0},
-    "G": {"bound": 0.80, "aim": 1.0},
-}
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A baseline and its twin in one setting.
-
-    Attributes:
-        row: row of the table.
-        twin: a LocalViT model.
-        setting: the shared setting.
-        compiles: the values of ``compile`` to try. The best result counts.
-    """
-
-    row: str
-    twin: str
-    setting: Setting
-    compiles: tuple[bool, ...] = (False,)
-
-    @property
-    def baseline(self) -> str:
-        """The model that the twin localizes."""
-        return BASELINES[self.twin]
-
-    @property
-    def goal(self) -> dict[str, float]:
-        """The ratio to reach."""
-        return GOALS.get(self.row) or GOALS[f"{self.row} {self.setting.precision}"]
-
-    @property
-    def memory(self) -> bool:
-        """Whether it compares memory instead of speed."""
-        return self.row == "F"
-
-    def contestants(self) -> list[Contestant]:
-        """The forms of the baseline, then those of the twin."""
-        return [
-            Contestant(model, f"{model}, {'compiled' if compiled else 'eager'}", {"compile": compiled})
-            for model in (self.baseline, self.twin)
-            for compiled in self.compiles
-        ]
-
-    def words(self) -> str:
-        """The comparison as one line of text."""
-        setting = replace(self.setting, compile=self.compiles[0]).words()
-        if len(self.compiles) > 1:
-            setting = setting.replace("eager", "better of eager and compiled")
-        return setting if self.twin == TINY else f"{self.twin}: {setting}"
-
-
 def comparisons(row: str) -> list[Comparison]:
     """The comparisons of a row of the table."""
     inference = Setting(precision="bf16", fuse=True, batch_size=16)
@@ -148,10 +74,6 @@ def comparisons(row: str) -> list[Comparison]:
     both: tuple[bool, ...] = (False, True)
     precisions: tuple[Precision, ...] = ("fp32", "bf16-mixed")
     match row:
-        case "A":
-            modes = (Setting("training", "bf16-mixed"), inference)
-            settings = [replace(mode, device="cuda", batch_size=256) for mode in modes]
-            return [Comparison(row, TINY, setting, (one,)) for setting in settings for one in both]
         case "B":
             return [Comparison(row, TINY, replace(inference, batch_size=size), (True,)) for size in (1, 16)]
         case "C":
@@ -202,10 +124,8 @@ def _smaller(setting: Setting, quick: bool) -> Setting:
 
 
 def measure_row(row: str, quick: bool, *, console: Console) -> dict[str, Any]:
-    """Measure a row. Returns its numbers and verdicts as JSON, or the reason why it was not measured."""
+    """Measure a row other than A. Returns its numbers and verdicts as JSON."""
     how: dict[str, Any] = {"rounds": 2, "seconds_a_turn": 0.02} if quick else {}
-    if row == "A" and not torch.cuda.is_available():
-        return {"not_measured": "no GPU", "record": provenance()}
     if row == "peers":
         jobs, notes = peers(quick)
         found = run_each(jobs, **how, console=console)
@@ -217,56 +137,6 @@ def measure_row(row: str, quick: bool, *, console: Console) -> dict[str, Any]:
     found = run_each(jobs, **how, console=console)
     verdicts = [verdict(one, result) for one, result in zip(asked, found.results, strict=True)]
     return {"benchmark": json.loads(found.to_json()), "notes": [], "verdicts": verdicts}
-
-
-def verdict(comparison: Comparison, result: SettingResult) -> dict[str, Any]:
-    """The ratio of the better forms, whether it reaches the goal, and the ratio of each form."""
-    number = len(comparison.compiles)
-    baselines, twins = result.measurements[:number], result.measurements[number:]
-    best = _pair(_better(baselines, comparison), _better(twins, comparison), comparison)
-    forms = [_pair(baseline, twin, comparison) for baseline, twin in zip(baselines, twins, strict=True)]
-    goal, sign = comparison.goal, -1 if comparison.memory else 1
-    found = best["ratio"]
-    return {
-        "comparison": comparison.words(),
-        "quantity": "memory" if comparison.memory else "speed",
-        **best,
-        "forms": forms if number > 1 else [],
-        **goal,
-        "met": found is not None and sign * found["median"] >= sign * goal["bound"],
-        "aim_met": found is not None and sign * found["median"] >= sign * goal["aim"],
-        "errors": [one.error or one.memory_error for one in result.measurements if one.error or one.memory_error],
-    }
-
-
-def _pair(baseline: Measurement | None, twin: Measurement | None, comparison: Comparison) -> dict[str, Any]:
-    found = _ratio(twin, baseline, comparison) if baseline and twin else None
-    return {
-        "baseline": baseline and baseline.name,
-        "twin": twin and twin.name,
-        "figures": [_figure(one, comparison) for one in (baseline, twin)],
-        "ratio": found and dataclasses.asdict(found),
-    }
-
-
-def _better(forms: Sequence[Measurement], comparison: Comparison) -> Measurement | None:
-    known = {figure: form for form in forms if (figure := _figure(form, comparison)) is not None}
-    return known[min(known) if comparison.memory else max(known)] if known else None
-
-
-def _figure(measurement: Measurement | None, comparison: Comparison) -> float | None:
-    """Images per second, or bytes."""
-    if measurement is None:
-        return None
-    if comparison.memory:
-        return measurement.memory
-    return measurement.images_per_second.median if measurement.images_per_second else None
-
-
-def _ratio(twin: Measurement, baseline: Measurement, comparison: Comparison) -> Spread | None:
-    if not comparison.memory:
-        return ratio(twin, baseline)
-    return None if (times := memory_ratio(twin, baseline)) is None else Spread.of([times])
 
 
 def row_sections(row: str, values: dict[str, Any]) -> list[Section]:
@@ -288,32 +158,6 @@ def row_sections(row: str, values: dict[str, Any]) -> list[Section]:
     errors = [f"{one['comparison']}: {error}" for one in verdicts for error in one["errors"]]
     caption = "Ratios with quartiles, blue if the bound is met. Dashed lines are bounds, dotted lines are aims."
     return [Section(heading, headers, rows, [*source, *errors], _chart(verdicts), caption)]
-
-
-def verdict_table(row: str, verdicts: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """The verdicts of a row as headers and lines of text, with one more line per form."""
-    memory = verdicts[0]["quantity"] == "memory"
-    unit = "MiB" if memory else "images/s"
-    headers = ["row and setting", f"baseline, {unit}", f"twin, {unit}", "ratio", "quartiles"]
-    headers += ["at most" if memory else "at least", "aim", "verdict"]
-    lines = []
-    for one in verdicts:
-        met = "met, and the aim" if one["aim_met"] else "met" if one["met"] else "not met"
-        verdict_cells = [f"{one['bound']:.2f}", f"{one['aim']:.2f}", met]
-        lines.append([f"{row}. {one['comparison']}", *_cells(one, memory=memory), *verdict_cells])
-        lines += [
-            [f"… {form['baseline'].rpartition(', ')[2]}", *_cells(form, memory=memory), "", "", ""]
-            for form in one["forms"]
-        ]
-    return headers, lines
-
-
-def _cells(pair: dict[str, Any], *, memory: bool) -> list[str]:
-    """Figures of baseline and twin, their ratio and its quartiles."""
-    figures = ["–" if value is None else f"{value / (2**20 if memory else 1):,.4g}" for value in pair["figures"]]
-    found = pair["ratio"]
-    ratios = [f"{found['median']:.2f}", f"{found['low']:.2f}–{found['high']:.2f}"] if found else ["–", "–"]
-    return [*figures, *ratios]
 
 
 def _chart(verdicts: Sequence[dict[str, Any]]) -> go.Figure:
@@ -355,7 +199,7 @@ def _chart(verdicts: Sequence[dict[str, Any]]) -> go.Figure:
 def main() -> None:
     """Measure rows, print their verdicts and merge them into the earlier results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", nargs="+", choices=TITLES, default=list(TITLES), metavar="ROW")
+    parser.add_argument("--rows", nargs="+", choices=MEASURED, default=MEASURED, metavar="ROW")
     parser.add_argument("--quick", action="store_true", help="a trial with few rounds of small batches")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
     options = parser.parse_args()
@@ -363,11 +207,10 @@ def main() -> None:
     keep_memory()  # as the commands do
     path = options.output / f"{NAME}.json"
     rows: dict[str, Any] = json.loads(path.read_text())["rows"] if path.exists() else {}
+    rows["A"] = row_a(json.loads(GPU.read_text()) if GPU.exists() else None)
     for row in options.rows:
         ERRORS.print(f"{row}. {TITLES[row]}", highlight=False)
         found = measure_row(row, options.quick, console=ERRORS)
-        if "not_measured" in found and row in rows:
-            continue
         rows[row] = {**found, "quick": options.quick}
         if rows[row].get("verdicts"):
             _print(row, rows[row]["verdicts"])

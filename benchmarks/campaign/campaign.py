@@ -39,6 +39,7 @@ class Campaign:
         figures: the largest value seen of each measured quantity; the name states its unit.
         failures: for each trial that did not show the claim, its number and what happened.
         sessions: for each session, its first trial and who ran it where: command, machine, versions, commit.
+        rows: for campaigns of few trials, a line of a table for each: values by column.
     """
 
     path: Path
@@ -49,6 +50,7 @@ class Campaign:
     figures: dict[str, float] = field(default_factory=dict)
     failures: list[dict[str, Any]] = field(default_factory=list)
     sessions: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
     _written: float = 0.0
 
     @classmethod
@@ -59,6 +61,7 @@ class Campaign:
             log = json.loads(path.read_text())
             campaign.tried, campaign.kinds = log["tried"], Counter(log["kinds"])
             campaign.figures, campaign.failures, campaign.sessions = log["figures"], log["failures"], log["sessions"]
+            campaign.rows = log.get("rows", [])
         return campaign
 
     def trials(self, count: int) -> Iterator[int]:
@@ -109,6 +112,7 @@ class Campaign:
             "figures": self.figures,
             "failures": self.failures,
             "sessions": self.sessions,
+            **({"rows": self.rows} if self.rows else {}),
         }
         write_text(self.path, json.dumps(log, indent=1) + "\n")
         self._written = time.monotonic()

@@ -30,6 +30,9 @@ def section(name: str, log: dict[str, Any]) -> str:
     lines = [f"\n## {name.replace('_', ' ').capitalize()}\n", f"{log['claim']}\n"]
     lines += ["| trials | number |", "|---|--:|"]
     lines += [f"| {kind} | {number:,} |" for kind, number in log["kinds"].items()]
+    if rows := log.get("rows"):
+        lines += [f"\n| {' | '.join(rows[0])} |", "|---|" + "--:|" * (len(rows[0]) - 1)]
+        lines += [f"| {' | '.join(map(str, row.values()))} |" for row in rows]
     if log["figures"]:
         lines += ["\n| largest | value |", "|---|--:|"]
         lines += [f"| {quantity} | {value:,.4g} |" for quantity, value in log["figures"].items()]
