@@ -14,6 +14,7 @@ from playwright.sync_api import Browser, Page
 
 from localvit.studies.config import StudyConfig, Sweep
 from localvit.studies.record import Costs, Look, SweepOutcome
+from localvit.studies.reporting.inside import AnalysisFound, MeasureFound
 from localvit.studies.reporting.report import write_report
 from localvit.studies.statistics.findings import StudySummary
 from localvit.studies.statistics.summary import summarize
@@ -429,3 +430,14 @@ def test_a_report_of_several_studies_starts_with_a_glance(open_report: Open) -> 
 def test_a_report_of_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least one"):
         write_report([], tmp_path)
+
+
+def test_an_analysis_that_is_older_than_some_runs_says_so(tmp_path: Path) -> None:
+    measures = (MeasureFound("Kernels", ("They blur.",), ()),)
+    for seeds, sentence in (({0}, "seeds 1, 2 are not in it"), ({0, 1, 2}, "")):
+        write_report([summary()], tmp_path, [AnalysisFound(measures, frozenset(seeds))])
+        for page in ("report.md", "report.html"):
+            text = (tmp_path / page).read_text()
+            assert "They blur" in text
+            assert ("This analysis is older" in text) is bool(sentence)
+            assert sentence in text

@@ -26,7 +26,7 @@ from localvit.studies.record import (
     recorded_outcomes,
     same_study,
 )
-from localvit.studies.reporting.inside import MeasureFound, read_analysis
+from localvit.studies.reporting.inside import AnalysisFound, read_analysis
 from localvit.studies.reporting.report import write_report
 from localvit.studies.reporting.terminal import StudyProgress, claims_table, results_table
 from localvit.studies.running.costs import count, measure, what_costs
@@ -116,10 +116,10 @@ def report_studies(folders: Sequence[Path], output: Path | None, *, console: Con
     return summaries
 
 
-def _analysis_of(summary: StudySummary, records: Mapping[Path, StudyRecord]) -> Sequence[MeasureFound]:
+def _analysis_of(summary: StudySummary, records: Mapping[Path, StudyRecord]) -> AnalysisFound:
     """What an analysis in one of a study's folders found; of several, the first."""
     folders = [folder for folder, record in records.items() if same_study(record.config, summary.config)]
-    return next(filter(None, map(read_analysis, folders)), ())
+    return next((found for found in map(read_analysis, folders) if found.measures), AnalysisFound())
 
 
 def spread_so_far(study: StudyConfig, output: Path) -> float:
@@ -253,9 +253,7 @@ class _Session:
                 train_runs(left, workers, progress)
 
 
-def _show(
-    summaries: Sequence[StudySummary], folder: Path, console: Console, analyses: Sequence[Sequence[MeasureFound]]
-) -> None:
+def _show(summaries: Sequence[StudySummary], folder: Path, console: Console, analyses: Sequence[AnalysisFound]) -> None:
     page = write_report(summaries, folder, analyses)
     for summary in summaries:
         console.print(results_table(summary))

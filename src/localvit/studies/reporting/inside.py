@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,26 @@ class MeasureFound:
     pictures: tuple[Picture, ...]
 
 
-def read_analysis(study: Path) -> tuple[MeasureFound, ...]:
-    """The measures in the ``analysis`` folder of a study; none if it was not analyzed.
+@dataclass(frozen=True)
+class AnalysisFound:
+    """An analysis of a study: its measures, and the seeds of the runs that it looked into."""
+
+    measures: tuple[MeasureFound, ...] = ()
+    seeds: frozenset[int] = frozenset()
+
+    def lacks(self, trained: Iterable[int]) -> str:
+        """A sentence about the seeds that were trained since; empty if there are none, or no analysis."""
+        later = sorted(set(trained) - self.seeds)
+        if not self.measures or not later:
+            return ""
+        return (
+            f"This analysis is older than some of the runs: seeds {', '.join(map(str, later))} are not in it. "
+            "`localvit analyze --study` makes it anew."
+        )
+
+
+def read_analysis(study: Path) -> AnalysisFound:
+    """What the ``analysis`` folder of a study has; nothing if the study was not analyzed.
 
     Args:
         study: folder of the study.
@@ -40,10 +59,11 @@ def read_analysis(study: Path) -> tuple[MeasureFound, ...]:
     folder = study / ANALYSIS
     path = folder / FOUND
     if not path.exists():
-        return ()
+        return AnalysisFound()
     try:
-        measures = json.loads(path.read_text(encoding="utf-8"))["measures"]
-        return tuple(_measure(folder, values) for values in measures.values())
+        found = json.loads(path.read_text(encoding="utf-8"))
+        seeds = frozenset(int(finding["seed"]) for finding in found["findings"] if finding["seed"] is not None)
+        return AnalysisFound(tuple(_measure(folder, values) for values in found["measures"].values()), seeds)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise StudyError(
             f"{path} is not what an analysis wrote ({type(error).__name__}: {error}). Write it anew with "

@@ -12,7 +12,7 @@ import yaml
 
 from localvit.benchmark.look import chart_html, render
 from localvit.studies.reporting.charts import accuracy_against_cost, effects, learning_curves, own_chart, sweep
-from localvit.studies.reporting.inside import MeasureFound
+from localvit.studies.reporting.inside import AnalysisFound
 from localvit.studies.reporting.tables import claim_rows, frame, latex, results, variant_rows
 from localvit.studies.reporting.wording import agreement_word, answer, data_line, points
 from localvit.studies.statistics.findings import StudySummary
@@ -28,9 +28,7 @@ _CHARTS: dict[str, Callable[[StudySummary], go.Figure]] = {
 _PACKAGE = "localvit.studies.reporting"
 
 
-def write_report(
-    summaries: Sequence[StudySummary], folder: Path, analyses: Sequence[Sequence[MeasureFound]] = ()
-) -> Path:
+def write_report(summaries: Sequence[StudySummary], folder: Path, analyses: Sequence[AnalysisFound] = ()) -> Path:
     """Write ``report.html``, ``report.md``, ``results.csv``, ``results.json`` and ``results.tex`` into ``folder``.
 
     Args:
@@ -51,7 +49,7 @@ def write_report(
     write_text(folder / "results.json", json.dumps(everything, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     write_text(folder / "results.csv", frame(summaries).to_csv(index=False))
     write_text(folder / "results.tex", latex(summaries))
-    inside = analyses or [()] * len(summaries)
+    inside = analyses or [AnalysisFound()] * len(summaries)
     sections = [_section(*each) for each in zip(summaries, _prefixes(summaries), inside, strict=True)]
     values = {"sections": sections}
     write_text(folder / "report.md", render("report.md", _PACKAGE, values))
@@ -71,7 +69,7 @@ def _prefixes(summaries: Sequence[StudySummary]) -> list[str]:
     return prefixes
 
 
-def _section(summary: StudySummary, prefix: str, inside: Sequence[MeasureFound]) -> dict[str, Any]:
+def _section(summary: StudySummary, prefix: str, inside: AnalysisFound) -> dict[str, Any]:
     """The values that the templates show for a study."""
     config, record = summary.config, summary.record
     return {
@@ -90,7 +88,8 @@ def _section(summary: StudySummary, prefix: str, inside: Sequence[MeasureFound])
         ],
         "claims": claim_rows(summary),
         "charts": {name: _chart(draw(summary), prefix + name) for name, draw in _CHARTS.items()},
-        "inside": inside,
+        "inside": inside.measures,
+        "inside_lacks": inside.lacks({run.seed for run in summary.record.outcomes if run.result is not None}),
         "missing": [f"{run.variant or 'start'}, seed {run.seed}" for run in summary.missing],
         "configuration": yaml.safe_dump(
             json.loads(json.dumps(asdict(config))), sort_keys=False, allow_unicode=True, width=100
