@@ -9,8 +9,12 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import timm
+import torch
 import yaml
 from PIL import Image
+
+from localvit.models.weights.checkpoints import save_checkpoint
 
 Source = Literal["folder", "parquet", "webdataset"]
 SOURCES: tuple[Source, ...] = ("folder", "parquet", "webdataset")
@@ -104,3 +108,9 @@ def write(path: Path, values: dict[str, Any]) -> Path:
 def write_study(folder: Path, values: dict[str, Any] | None = None) -> tuple[Path, Path]:
     """A study of two variants and two seeds, and its scale: a recipe, by default of digits."""
     return write(folder / "small.yaml", _STUDY), write(folder / "tiny.yaml", values or digits_recipe())
+
+
+def save_paper_model(path: Path) -> None:
+    """Weights of the smallest model of the paper, drawn at random, as its file."""
+    torch.manual_seed(0)
+    save_checkpoint(timm.create_model("localvit_tiny_patch16_224"), path)
