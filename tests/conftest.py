@@ -3,7 +3,7 @@
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -39,6 +39,15 @@ def as_urgent_as_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let loader processes compete with the other tests, which they would otherwise wait for; a fork inherits this."""
     if hasattr(os, "nice"):
         monkeypatch.setattr(os, "nice", lambda increment: 0)
+
+
+@pytest.fixture
+def largest_file() -> "Iterator[Callable[[int], None]]":
+    """Limits the size of files in bytes, which is what a process without a disk of its own can have of a full one."""
+    resource = pytest.importorskip("resource", reason="Windows has no such limit")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,17 @@ def test_timm_and_this_project_load_the_model_that_was_written(
     loaded, found = load_model(f"local-dir:{tmp_path}")
     assert torch.equal(logits(loaded, description), expected)
     assert found == description
+
+
+def test_a_full_disk_leaves_the_folder_as_it_was(tmp_path: Path, largest_file: Callable[[int], None]) -> None:
+    description = described("vit_tiny_patch16_224", SMALL)
+    model = model_of(description, {})
+    write_folder(model, description, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    largest_file(200)
+    with pytest.raises(OSError, match="too large"):
+        write_folder(model, description, tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_another_number_of_classes_gets_a_fresh_head(tmp_path: Path) -> None:

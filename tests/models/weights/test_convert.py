@@ -1,6 +1,7 @@
 """``localvit convert`` and ``localvit models``, as commands."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,19 @@ def test_a_target_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest
     assert "file" in error
     assert "Traceback" not in error
     assert (tmp_path / "file").read_text() == "text"
+
+
+def test_a_full_disk_is_an_error_in_one_line(
+    tmp_path: Path, largest_file: Callable[[int], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    official_file("localvit_pvt_tiny", tmp_path / "theirs.pth")
+    words = ["convert", str(tmp_path / "theirs.pth"), str(tmp_path / "out.pth"), "--model", "localvit_pvt_tiny"]
+    largest_file(100_000)
+    assert main(words) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("localvit convert: ")
+    assert len(error.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["theirs.pth"]
 
 
 def test_a_target_of_unknown_form_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

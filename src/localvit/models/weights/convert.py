@@ -1,5 +1,6 @@
 """Converts the authors' checkpoints to this project's safetensors, and back."""
 
+import io
 from pathlib import Path
 
 import timm
@@ -41,8 +42,10 @@ def convert(source: Path, target: Path, *, model_name: str | None = None) -> str
         save_checkpoint(model, target)
     else:
         official = to_official(model.state_dict(), model)
+        content = io.BytesIO()
+        torch.save({"model": official}, content)  # its own writer reports a full disk as an error of its own
         with replacing(target) as file:
-            torch.save({"model": official}, file)
+            file.write(content.getbuffer())
     return name
 
 

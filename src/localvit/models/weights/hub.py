@@ -1,6 +1,7 @@
 """Writes models for the Hugging Face hub, so that ``timm.create_model("hf-hub:USER/NAME")`` loads them."""
 
 import dataclasses
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,15 @@ import timm
 import torch
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from timm.models import save_for_hf
+from timm.models._hub import save_config_for_hf
 from torch import nn
 
 from localvit.locality.localize import localizations
 from localvit.models import localized
-from localvit.models.weights.hub_files import WEIGHTS, HubError, first_line
+from localvit.models.weights.hub_files import CONFIG, WEIGHTS, HubError, first_line
 from localvit.models.weights.model_description import ModelDescription
 from localvit.models.weights.model_file import model_and_arguments, save_model
+from localvit.system.files import write_text
 
 _ROUNDING = 1e-4  # of logits, for kernels that another memory layout selects
 
@@ -33,25 +35,23 @@ def write_folder(model: nn.Module, description: ModelDescription, folder: Path) 
     """
     architecture, arguments = _architecture(model, description)
     shown = description.input
-    save_for_hf(
-        model,
-        str(folder),
-        model_config={
-            "architecture": architecture,
-            "label_names": list(description.class_names),
-            "pretrained_cfg": {
-                "input_size": [shown.channels, *shown.image_size],
-                "mean": list(shown.mean),
-                "std": list(shown.std),
-                "interpolation": shown.interpolation,
-                "crop_pct": shown.crop_fraction,
-                "num_classes": len(description.class_names),
-            },
+    configuration = {
+        "architecture": architecture,
+        "label_names": list(description.class_names),
+        "pretrained_cfg": {
+            "input_size": [shown.channels, *shown.image_size],
+            "mean": list(shown.mean),
+            "std": list(shown.std),
+            "interpolation": shown.interpolation,
+            "crop_pct": shown.crop_fraction,
+            "num_classes": len(description.class_names),
         },
-        model_args=arguments,
-        safe_serialization=True,
-    )
-    save_model(model, description, folder / WEIGHTS)  # over timm's file, which has no description
+    }
+    with tempfile.TemporaryDirectory() as elsewhere:  # timm would leave half a file in the folder of a full disk
+        file = Path(elsewhere) / CONFIG
+        save_config_for_hf(model, str(file), model_config=configuration, model_args=arguments)
+        write_text(folder / CONFIG, file.read_text())
+    save_model(model, description, folder / WEIGHTS)
 
 
 def require_same_model(model: nn.Module, description: ModelDescription, folder: Path) -> None:

@@ -1,0 +1,52 @@
+"""The campaign of kills in its short form, run as a user does, and what it compares with."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+CAMPAIGN = Path(__file__).parents[2] / "benchmarks" / "campaign"
+
+
+def kill(count: int, log: Path) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, str(CAMPAIGN / "kills.py"), "--count", str(count), "--output", str(log)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_commands_that_are_killed_end_as_if_they_were_not(tmp_path: Path) -> None:
+    ended = kill(2, tmp_path / "kills.json")
+    assert ended.returncode == 0, ended.stderr
+    log = json.loads((tmp_path / "kills.json").read_text())
+    assert (log["tried"], log["failures"]) == (2, [])
+    assert log["kinds"]["killed: training on a folder"] == 2
+    assert sum(number for kind, number in log["kinds"].items() if kind.startswith("fell: ")) == 2
+    assert log["kinds"]["chains compared with an undisturbed command"] == 1
+
+
+def run_folder(folder: Path, *, seconds: float = 1.0, bit: float = 0.0) -> Path:
+    """What a run leaves, in short."""
+    folder.mkdir()
+    save_file({"weight": torch.tensor([1.0, bit])}, folder / "last.safetensors")
+    (folder / "result.json").write_text(json.dumps({"epochs": [0.5], "timing": [seconds]}))
+    (folder / "metrics.csv").write_text(f"epoch,seconds\n1,{seconds}\n")
+    (folder / ".lock").touch()
+    return folder
+
+
+def test_folders_are_the_same_but_for_durations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(CAMPAIGN)
+    from sameness import difference
+
+    whole = run_folder(tmp_path / "whole")
+    assert difference(run_folder(tmp_path / "slower", seconds=2.0), whole) is None
+    changed = run_folder(tmp_path / "bit", bit=float(np.nextafter(np.float32(0), np.float32(1))))
+    assert difference(changed, whole) == "last.safetensors differs"
+    (tmp_path / "slower" / ".result.json.7.tmp").touch()
+    assert difference(tmp_path / "slower", whole) == ".result.json.7.tmp is left over"
+    (tmp_path / "bit" / "metrics.csv").unlink()
+    assert difference(tmp_path / "bit", whole) == "metrics.csv is missing"
