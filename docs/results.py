@@ -53,6 +53,9 @@ FINDINGS = {
     "each of five architectures gains": "rq3_architectures",
     "little cost": "equal_time",
 }
+REMARK = """A third of the layers is called low, middle or high. The class token bypasses the network, so that of the last layer
+changes no logit ([why](../localize.md)): of the high layers, one has no part in the comparison. The report of the study
+shows low and middle side by side."""
 HEAD = """# What the studies found
 
 Written by `python docs/results.py` from the records in this folder. Intervals cover new seeds and new test images, and
@@ -111,6 +114,7 @@ def page(summaries: list[StudySummary]) -> str:
         "|---|---|---|--:|---|---|",
     ]
     lines += [row for finding, study in FINDINGS.items() for row in _finding_rows(finding, study, summaries)]
+    lines += ["", REMARK]
     lines += ["", "## The studies", ""]
     lines += ["| question | scale | what came out | the paper | all claims | command |", "|---|---|---|---|---|---|"]
     lines += [_row(summary) for summary in summaries]
@@ -135,7 +139,8 @@ def _picture(summary: StudySummary) -> str:
 def _in_words(studies: list[StudySummary]) -> str:
     """Images and model of a scale, and for how long its studies train."""
     recipe = next(study.config.recipe for study in studies if study.config.start is None)
-    images = "all images" if recipe.data.train_images is None else f"{recipe.data.train_images:,} images"
+    learned = f"{100 * (1 - (recipe.data.held_out or 0)):.0f} % of the images"
+    images = learned if recipe.data.train_images is None else f"{recipe.data.train_images:,} images"
     size, body = recipe.input.image_size, recipe.model.arguments
     titles: dict[str, list[str]] = {}
     for study in studies:
