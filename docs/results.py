@@ -53,9 +53,9 @@ FINDINGS = {
     "each of five architectures gains": "rq3_architectures",
     "little cost": "equal_time",
 }
-REMARK = """Low, middle and high are thirds of the layers. The class token bypasses the network, so that of the last layer changes
-no logit ([why](../localize.md)): of the high layers, one has no part in the comparison. The report of the study shows low
-and middle side by side."""
+REMARK = """Low, middle and high are thirds of the layers. The class token bypasses the network, so that of the last
+layer changes no logit ([why](../localize.md)): of the high layers, one has no part in the comparison. The report of the
+study shows low and middle side by side."""
 HEAD = """# What the studies found
 
 Written by `python docs/results.py` from the records in this folder. Intervals cover new seeds and new test images, and

@@ -14,7 +14,7 @@ import pytest
 import torch
 from pages import CONTRAST
 from PIL import Image
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, Route
 from rich.console import Console
 from sklearn.datasets import load_sample_images
 from torch import nn
@@ -228,6 +228,20 @@ def test_a_person_chooses_a_photograph_and_sees_where_the_model_looks(
         page.wait_for_function(
             "document.getElementById('status').textContent.startsWith('This photograph cannot be read')"
         )
+
+
+def test_a_photograph_that_is_chosen_while_the_model_loads_is_not_lost(
+    demo: tuple[nn.Module, ModelDescription, Path], browser: Browser, photographs: list[Path]
+) -> None:
+    held: list[Route] = []
+    with opened(browser, demo[2]) as page:
+        page.route("**/model.onnx", lambda route: held.append(route))
+        with page.expect_request("**/model.onnx"):
+            page.reload(wait_until="commit")
+        page.set_input_files("#file", photographs[0])
+        assert page.locator("#answer").is_hidden()
+        held[0].continue_()
+        page.wait_for_selector("#answer:not([hidden])")
 
 
 def test_the_runtime_is_downloaded_once_and_checked(

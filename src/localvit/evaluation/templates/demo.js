@@ -279,6 +279,8 @@ try {
   await classify([new Float32Array(settings.channels * height * width)]); // the first time takes longer
   listen();
   say("Ready.");
+  const [chosen] = element("file").files;  // while the model was being loaded
+  if (chosen) await look(chosen);
 } catch (error) {
   say(`The model cannot be loaded: ${error.message ?? error}`);
 }
