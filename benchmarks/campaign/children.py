@@ -2,6 +2,7 @@
 
 import contextlib
 import faulthandler
+import logging
 import multiprocessing
 import os
 import resource
@@ -12,6 +13,7 @@ import tempfile
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -65,12 +67,14 @@ class Child:
 
     def verdict(self, trial: int) -> Verdict:
         """The verdict of a trial. A death and a hang are failures."""
-        if self.process is None:
-            self._start()
-        start = time.monotonic()
         try:
+            if self.process is None:
+                self._start()
+            start = time.monotonic()
             self.connection.send(trial)
             if not self.connection.poll(self.seconds):
+                os.kill(self.process.pid, signal.SIGABRT)  # says where it is
+                self.process.join(5)
                 self.process.kill()
                 return self._ended(f"hangs: no end after {self.seconds:g} s")
             verdict: Verdict = self.connection.recv()
@@ -93,6 +97,7 @@ class Child:
         self.process = context.Process(target=_serve, args=(theirs, self.connection, self.prepare, self.said))
         self.process.start()
         theirs.close()
+        self.connection.recv()
 
     def _ended(self, what: str) -> Verdict:
         self.process.join()
@@ -109,9 +114,12 @@ def _serve(connection: Connection, theirs: Connection, prepare: Callable[[], Any
     theirs.close()
     with said.open("wb") as file:
         os.dup2(file.fileno(), 2)
+    warnings.simplefilter("ignore")
+    logging.disable()
     faulthandler.enable(sys.__stderr__ or sys.stderr)
     tried = prepare()
     limit_memory()
+    connection.send("ready")
     with contextlib.suppress(EOFError):
         while True:
             trial = connection.recv()
