@@ -54,7 +54,7 @@ def note(campaign: Campaign, verdict: Verdict) -> None:
 
 
 class Child:
-    """A process that tries one trial after another, and is replaced if it dies or hangs.
+    """A context with a process that tries one trial after another, and is replaced if it dies or hangs.
 
     Args:
         prepare: called in the child once; gives the function of a trial.
@@ -83,12 +83,17 @@ class Child:
         verdict.figures["seconds of a trial"] = time.monotonic() - start
         return verdict
 
-    def close(self) -> None:
-        """End the process."""
+    def __enter__(self) -> "Child":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the process, whatever it does."""
         if self.process is not None:
-            self.connection.close()
+            self.process.kill()
             self.process.join()
+            self.connection.close()
             self.process = None
+            self.said.unlink()
 
     def _start(self) -> None:
         context = multiprocessing.get_context("fork")  # the modules are loaded, and no thread computes yet

@@ -93,7 +93,7 @@ def outcome(kind: Kind, path: Path, place: Place, random: Random) -> tuple[str, 
     except (LocalViTError, ValueError, OSError) as error:
         # The command line prints these, and nothing else, as one message.
         text = str(error)
-        named = path.name in text or path.stem in text or str(place.folder) in text
+        named = kind.nameless or path.name in text or path.stem in text or str(place.folder) in text
         return (
             "ends in an error that names the file",
             None if named else f"{type(error).__name__} without name: {text:.300}",
@@ -142,12 +142,11 @@ def main() -> None:
         making = multiprocessing.get_context("fork").Process(target=write_samples, args=(samples,))
         making.start()
         making.join()
-        child = Child(partial(prepare, samples), MOST_SECONDS)
-        for trial in campaign.trials(options.count):
-            note(campaign, child.verdict(trial))
-            if (trial + 1) % options.every == 0:
-                note(campaign, check_command(trial, samples))
-        child.close()
+        with Child(partial(prepare, samples), MOST_SECONDS) as child:
+            for trial in campaign.trials(options.count):
+                note(campaign, child.verdict(trial))
+                if (trial + 1) % options.every == 0:
+                    note(campaign, check_command(trial, samples))
     campaign.end()
 
 

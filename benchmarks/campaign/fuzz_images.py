@@ -3,7 +3,7 @@
     python benchmarks/campaign/fuzz_images.py --count 10000
 
 A trial is one image or oddity, drawn from its number, beside a sound image in a folder. The folder is predicted, listed
-and read as training reads it. Every 500th trial gives all files of the 500 to ``localvit predict``, as a process. Two
+and read as training reads it. Every 1000th trial gives all files of the 1000 to ``localvit predict``, as a process. Two
 things depend on timing: files that change while they are read, and how far two images are decoded at the same time.
 """
 
@@ -190,11 +190,10 @@ def ordinary_mib(checkpoint: Path) -> float:
 def main() -> None:
     """Run the campaign."""
     parser = arguments(__doc__, "fuzz_images", 10_000)
-    parser.add_argument("--every", type=int, default=500, help="so many trials together are given to the command")
+    parser.add_argument("--every", type=int, default=1000, help="so many trials together are given to the command")
     options = parser.parse_args()
     campaign = Campaign.open(options.output, CLAIM, "broken images")
-    child = Child(prepare, MOST_SECONDS)
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, Child(prepare, MOST_SECONDS) as child:
         checkpoint = Path(name, "model.safetensors")
         save_model(model(), DESCRIPTION, checkpoint)
         for trial in campaign.trials(options.count):
@@ -203,7 +202,6 @@ def main() -> None:
                 verdicts.append(check_command(range(trial + 1 - options.every, trial + 1), checkpoint))
             for verdict in verdicts:
                 note(campaign, verdict)
-    child.close()
     campaign.end()
 
 

@@ -46,7 +46,7 @@ CALLS: list[tuple[str, str, tuple[str, ...]]] = [
 def hostile_pickle(canary: str, random: Random) -> bytes:
     """A pickle that calls a function, by one of the opcodes that can."""
     module, name, texts = CALLS[int(random.integers(len(CALLS)))]
-    arguments = b"".join(_text(text.format(canary=canary)) for text in texts)
+    arguments = b"".join(_text(text.replace("{canary}", canary)) for text in texts)
     found = f"c{module}\n{name}\n".encode()
     match int(random.integers(6)):
         case 0:

@@ -217,7 +217,7 @@ def _read_run_of(path: Path, place: Place, random: Random) -> None:
 
 
 def _read_benchmark(path: Path, place: Place, random: Random) -> None:
-    BenchmarkResult.from_json(path.read_text()).to_json()
+    BenchmarkResult.from_json(path.read_text())
 
 
 def _read_hub(path: Path, place: Place, random: Random) -> None:
@@ -277,6 +277,7 @@ class Kind(NamedTuple):
         read: reads it.
         share: how often it is tried, relative to the others.
         needs: sample that must be there; those of optional packages may not.
+        nameless: whether the function gets a text rather than a path, so that its error cannot name the file.
     """
 
     file: str
@@ -284,6 +285,7 @@ class Kind(NamedTuple):
     read: Callable[[Path, Place, Random], None]
     share: float
     needs: str = ""
+    nameless: bool = False
 
 
 KINDS = {
@@ -300,7 +302,7 @@ KINDS = {
     "config.yaml beside a model": Kind("run.yaml", _yaml("recipe"), _read_run_of, 3),
     "recipe": Kind("recipe.yaml", _yaml("recipe"), _read_recipe, 6),
     "question of a study": Kind("question.yaml", _yaml("study"), _read_questions, 3),
-    "results of a benchmark": Kind("results.json", _json("benchmark.json"), _read_benchmark, 4),
+    "results of a benchmark": Kind("results.json", _json("benchmark.json"), _read_benchmark, 4, nameless=True),
     "config.json of the hub, with class names": Kind("config.json", _json("hub/config.json"), _read_hub, 5),
     "Parquet": Kind("train.parquet", _sample("train.parquet"), _read_images("parquet"), 2),
     "Parquet with names": Kind("train.parquet", _sample("names.parquet"), _read_images("parquet"), 1),
