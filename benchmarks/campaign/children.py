@@ -202,7 +202,12 @@ def run_command(arguments: Sequence[str], *, seconds: float, folder: Path | None
         command = [sys.executable, "-m", "localvit", *arguments]
         process = subprocess.Popen(command, stdout=out, stderr=err, stdin=subprocess.DEVNULL, cwd=folder)
         hung = threading.Event()
-        watch = threading.Timer(seconds, lambda: (hung.set(), process.kill()))
+
+        def end() -> None:
+            hung.set()
+            process.kill()
+
+        watch = threading.Timer(seconds, end)
         watch.start()
         while process.poll() is None:
             with contextlib.suppress(OSError):

@@ -91,7 +91,21 @@ def extreme(size: int, now: int, places: Sequence[int], random: Random) -> int:
         places: offsets in the file, which make loops of what refers to offsets.
         random: source of choice.
     """
-    most = 256**size - 1
-    found = [0, 1, 2, most, most // 2, most // 2 + 1, most - 1, now + 1, now - 1, 2 * now, 16_384, 65_500, 100_000]
+    most: int = 256**size - 1
+    found: list[int] = [
+        0,
+        1,
+        2,
+        most,
+        most // 2,
+        most // 2 + 1,
+        most - 1,
+        now + 1,
+        now - 1,
+        2 * now,
+        16_384,
+        65_500,
+        100_000,
+    ]
     found += [int(2 ** random.integers(8 * size)), int.from_bytes(random.bytes(size)), *places]
-    return int(found[int(random.integers(len(found)))]) & most
+    return found[int(random.integers(len(found)))] & most

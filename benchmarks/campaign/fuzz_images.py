@@ -19,15 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm
 import torch
 from broken_image import Made, make
 from campaign import Campaign, arguments
 from children import Child, Verdict, note, peak_memory, run_command
 from PIL import Image
+from sample_files import DESCRIPTION, SHOWN, small_model
 
 from localvit.data.augmentation import training_transform
-from localvit.data.config import AugmentationConfig, DataConfig, InputConfig
+from localvit.data.config import AugmentationConfig, DataConfig
 from localvit.data.dataset import ImageDataset
 from localvit.data.order import Draw
 from localvit.data.source import DataError
@@ -35,7 +35,7 @@ from localvit.data.sources.folder import open_folder
 from localvit.data.sources.index import index_folder
 from localvit.data.sources.request import Request
 from localvit.evaluation.predict import predict
-from localvit.models.weights.model_file import ModelDescription, save_model
+from localvit.models.weights.model_file import save_model
 from localvit.system.machine import cores
 
 CLAIM = (
@@ -43,22 +43,13 @@ CLAIM = (
     "of the folder. An image takes at most 1 GiB of memory and a minute on a busy machine, and the exit status is right"
 )
 MOST_MIB, MOST_SECONDS, MOST_SECONDS_OF_COMMAND = 1024, 60, 500
-NAME, ARGUMENTS = "localvit_tiny_se4_patch16_224", {"patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2}
-SHOWN = InputConfig(image_size=(32, 32))
-DESCRIPTION = ModelDescription(NAME, ARGUMENTS, ("cat", "dog"), SHOWN)
 SOUND = "sound.png"
 LIBTIFF = re.compile(r"[\w.]+: ")  # it writes to standard error by itself: the function, and what it met
 
 
-def model() -> Any:
-    """A small model with random weights."""
-    torch.manual_seed(0)
-    return timm.create_model(NAME, img_size=32, num_classes=2, **ARGUMENTS).eval()
-
-
 def prepare() -> Callable[[int], Verdict]:
     """The function of a trial in this process."""
-    network = model()
+    network = small_model()
     sound = Image.fromarray(np.random.default_rng(0).integers(0, 256, (36, 40, 3), dtype=np.uint8))
 
     def tried(trial: int) -> Verdict:
@@ -195,7 +186,7 @@ def main() -> None:
     campaign = Campaign.open(options.output, CLAIM, "broken images")
     with tempfile.TemporaryDirectory() as name, Child(prepare, MOST_SECONDS) as child:
         checkpoint = Path(name, "model.safetensors")
-        save_model(model(), DESCRIPTION, checkpoint)
+        save_model(small_model(), DESCRIPTION, checkpoint)
         for trial in campaign.trials(options.count):
             verdicts = [child.verdict(trial)]
             if (trial + 1) % options.every == 0:

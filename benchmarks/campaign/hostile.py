@@ -1,5 +1,6 @@
 """Files that someone made to harm: pickles and YAML that call functions, JSON of other types, headers that lie."""
 
+import functools
 import io
 import json
 import struct
@@ -98,23 +99,23 @@ def with_damaged_pickle(whole: bytes, canary: str, random: Random) -> bytes:
 
 
 def packed_archive(whole: bytes, canary: str, random: Random) -> bytes:
-    """A checkpoint of torch whose records are compressed; one of them is zeros that unpack to 1 to 3 GiB."""
-    size = int(random.integers(1, 4)) * 2**30
+    """A checkpoint of torch whose records are compressed; one of them is zeros that unpack to 2 GiB."""
+    return _packed(whole, "data.pkl" if random.random() < 0.3 else "/data/0")
+
+
+@functools.cache
+def _packed(whole: bytes, bomb: str) -> bytes:
     written = io.BytesIO()
     with (
         zipfile.ZipFile(io.BytesIO(whole)) as before,
         zipfile.ZipFile(written, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as after,
     ):
-        names = before.namelist()
-        bomb = next(
-            name for name in names if name.endswith(("/data/0", "data.pkl") if random.random() < 0.3 else "/data/0")
-        )
-        for name in names:
+        for name in before.namelist():
             with after.open(name, "w", force_zip64=True) as file:
-                if name != bomb:
+                if not name.endswith(bomb):
                     file.write(before.read(name))
                     continue
-                for _ in range(size >> 24):
+                for _ in range(2**31 >> 24):
                     file.write(bytes(2**24))
     return written.getvalue()
 

@@ -30,7 +30,7 @@ def with_damaged_fields(kind: str, whole: bytes, random: Random) -> bytes:
 
 def png_with_damaged_content(whole: bytes, random: Random) -> bytes:
     """Change bytes of a PNG's chunks, or drop, repeat or swap chunks. The checksums are valid."""
-    chunks = [[kind, bytearray(content)] for kind, content in _chunks(whole)]
+    chunks = [(kind, bytearray(content)) for kind, content in _chunks(whole)]
     index = int(random.integers(len(chunks)))
     match int(random.integers(4)):
         case 0:

@@ -127,7 +127,7 @@ def _resumable(place: Place, random: Random) -> tuple[str, bytes]:
             if not deeper or random.random() < 0.3:
                 break
             parent = parent[key]
-        odd = [None, -1, 10**9, "x", [], {}, torch.zeros(3), float("nan")]
+        odd: list[Any] = [None, -1, 10**9, "x", [], {}, torch.zeros(3), float("nan")]
         if random.random() < 0.4 and isinstance(parent, dict):
             del parent[key]
         else:

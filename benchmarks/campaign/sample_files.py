@@ -7,12 +7,14 @@ import pickle
 import shutil
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import timm
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import nn
 
 from localvit.benchmark import BenchmarkResult, Setting, provenance
@@ -24,7 +26,8 @@ from localvit.system.errors import LocalViTError
 from localvit.training import RunConfig, run
 from localvit.training.config import HardwareConfig, LoggingConfig, ModelConfig, TrainingConfig
 
-NAME, ARGUMENTS = "localvit_tiny_se4_patch16_224", {"patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2}
+NAME = "localvit_tiny_se4_patch16_224"
+ARGUMENTS: dict[str, Any] = {"patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2}
 SHOWN = InputConfig(image_size=(32, 32))
 DESCRIPTION = ModelDescription(NAME, ARGUMENTS, ("cat", "dog"), SHOWN)
 RUN = RunConfig(
@@ -84,8 +87,6 @@ def _write_config(folder: Path, model: nn.Module) -> None:
     hub = folder / "hub"
     hub.mkdir()
     torch_weights = {key: value.contiguous() for key, value in model.state_dict().items()}
-    from safetensors.torch import save_file
-
     save_file(torch_weights, hub / "model.safetensors")
     shown = {
         "input_size": [3, 32, 32],

@@ -131,7 +131,7 @@ def png_bomb(width: int, height: int, depth: int, color: int, extra: bytes = b""
 
 def bombs() -> dict[str, tuple[str, str, dict[str, Any]]]:
     """Formats, modes and options of one-color images that are small as files, by name; see :func:`bomb`."""
-    kinds = [
+    kinds: list[tuple[str, str, dict[str, Any]]] = [
         ("JPEG", "L", {}),
         ("JPEG", "RGB", {"subsampling": 0}),
         ("JPEG", "RGB", {"progressive": True, "subsampling": 0}),

@@ -30,4 +30,4 @@ def _strip(image: TiffImageFile) -> float:
     bits = max(32, sum(tags.get(BITSPERSAMPLE, (1,))))  # JPEG in TIFF is decoded to 32 bits
     if TILEWIDTH in tags:
         return float(tags[TILEWIDTH]) * float(tags.get(TILELENGTH, 1)) * bits / 8
-    return image.width * min(image.height, tags.get(ROWSPERSTRIP, image.height)) * bits / 8
+    return float(image.width * min(image.height, tags.get(ROWSPERSTRIP, image.height)) * bits / 8)
