@@ -18,7 +18,8 @@ from pathlib import Path
 from campaign import Campaign, arguments, randomness
 from children import Child, Verdict, note, peak_memory, run_command
 from damage import Random
-from readers import KINDS, Kind, Place
+from kinds_of_files import KINDS, Kind
+from readers import Place
 from sample_files import write_samples
 
 from localvit.system.errors import LocalViTError

@@ -12,16 +12,8 @@ from typing import Any, NamedTuple
 
 import torch
 from damage import BY_BYTES, Random
-from hostile import (
-    hostile_pickle,
-    in_archive,
-    odd_json,
-    odd_safetensors,
-    odd_tensors,
-    odd_yaml,
-    packed_archive,
-    with_damaged_pickle,
-)
+from hostile_pickles import hostile_pickle, in_archive, odd_tensors, packed_archive, with_damaged_pickle
+from odd_values import odd_json, odd_safetensors, odd_yaml
 from sample_files import RUN, small_model
 
 from localvit.benchmark import BenchmarkResult
@@ -68,13 +60,15 @@ def any_bytes(place: Place, name: str, random: Random) -> bytes:
     return BY_BYTES[kind](whole, whole[::-1] if random.random() < 0.5 else whole, random)
 
 
-def _safetensors(place: Place, random: Random) -> tuple[str, bytes]:
+def damaged_safetensors(place: Place, random: Random) -> tuple[str, bytes]:
+    """Weights of ours with a damaged header or damaged bytes."""
     if random.random() < 0.3:
         return "bytes", any_bytes(place, "model.safetensors", random)
     return "header", odd_safetensors((place.samples / "model.safetensors").read_bytes(), random)
 
 
-def _pickle(place: Place, random: Random) -> tuple[str, bytes]:
+def damaged_pickle(place: Place, random: Random) -> tuple[str, bytes]:
+    """A checkpoint of PyTorch that is damaged, calls functions, holds odd tensors, or unpacks to much."""
     archive, canary = (place.samples / "model.pth").read_bytes(), str(place.canary)
     match int(random.integers(20)):
         case 0 | 1 | 2 | 3:
@@ -97,7 +91,8 @@ def _pickle(place: Place, random: Random) -> tuple[str, bytes]:
     return "damaged opcodes", with_damaged_pickle(archive, canary, random)
 
 
-def _read_weights(path: Path, place: Place, random: Random) -> None:
+def read_weights(path: Path, place: Place, random: Random) -> None:
+    """Read weights through one of the functions for them."""
     match int(random.integers(4)):
         case 0:
             load_checkpoint(small_model(), path)
@@ -111,11 +106,12 @@ def _read_weights(path: Path, place: Place, random: Random) -> None:
             load_model(path)
 
 
-def _read_state(path: Path, place: Place, random: Random) -> None:
+def read_state(path: Path, place: Place, random: Random) -> None:
+    """Read the state of a run as Lightning does."""
     AtomicCheckpointIO().load_checkpoint(path)
 
 
-def _resumable(place: Place, random: Random) -> tuple[str, bytes]:
+def other_state(place: Place, random: Random) -> tuple[str, bytes]:
     """The state of a run with other values in it."""
     state = torch.load(place.samples / "stopped" / "last.ckpt", weights_only=True)
     for _ in range(int(random.integers(1, 3))):
@@ -137,14 +133,17 @@ def _resumable(place: Place, random: Random) -> tuple[str, bytes]:
     return "other values", file.getvalue()
 
 
-def _resume(path: Path, place: Place, random: Random) -> None:
+def resume(path: Path, place: Place, random: Random) -> None:
+    """Resume a run from a state."""
     folder = place.folder / "run"
     shutil.copytree(place.samples / "stopped", folder)
     shutil.copy(path, folder / "last.ckpt")
     run(RUN, folder)
 
 
-def _json(sample: str) -> Callable[[Place, Random], tuple[str, bytes]]:
+def damaged_json(sample: str) -> Callable[[Place, Random], tuple[str, bytes]]:
+    """Damages a sample of JSON."""
+
     def damaged(place: Place, random: Random) -> tuple[str, bytes]:
         if random.random() < 0.2:
             return "bytes", any_bytes(place, sample, random)
@@ -158,7 +157,8 @@ def _parsed(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
-def _read_study(path: Path, place: Place, random: Random) -> None:
+def read_study(path: Path, place: Place, random: Random) -> None:
+    """Read the record of a study, summarize it, and now and then report it."""
     record = StudyRecord.load(path.parent)
     for summary in map(summarize, merge([record])):
         assert summary.record.config == record.config
@@ -172,13 +172,16 @@ def _read_study(path: Path, place: Place, random: Random) -> None:
         report_studies([path.parent], place.folder / "report", console=ERRORS)
 
 
-def _read_result(path: Path, place: Place, random: Random) -> None:
+def read_result_of(path: Path, place: Place, random: Random) -> None:
+    """Read the result of a run."""
     result = read_result(path.parent)
     assert result is not None
     assert result.accuracy is not None
 
 
-def _run_again(name: str) -> Callable[[Path, Place, Random], None]:
+def run_again(name: str) -> Callable[[Path, Place, Random], None]:
+    """Starts a finished run again, with one of its files replaced."""
+
     def again(path: Path, place: Place, random: Random) -> None:
         folder = place.folder / "run"
         shutil.copytree(place.samples / "finished", folder)
@@ -188,7 +191,9 @@ def _run_again(name: str) -> Callable[[Path, Place, Random], None]:
     return again
 
 
-def _yaml(kind: Any) -> Callable[[Place, Random], tuple[str, bytes]]:
+def damaged_yaml(kind: Any) -> Callable[[Place, Random], tuple[str, bytes]]:
+    """Damages a shipped recipe or study."""
+
     def damaged(place: Place, random: Random) -> tuple[str, bytes]:
         files = list(shipped(kind).values())
         text = files[int(random.integers(len(files)))].read_text()
@@ -201,37 +206,45 @@ def _yaml(kind: Any) -> Callable[[Place, Random], tuple[str, bytes]]:
     return damaged
 
 
-def _read_recipe(path: Path, place: Place, random: Random) -> None:
+def read_recipe(path: Path, place: Place, random: Random) -> None:
+    """Read a recipe as ``localvit train`` does."""
     parsed = train_command.parser().parse(train_command.arguments([str(path)]))
     config_from(parsed, RunConfig)
 
 
-def _read_questions(path: Path, place: Place, random: Random) -> None:
+def read_questions(path: Path, place: Place, random: Random) -> None:
+    """Read a study as ``localvit study`` does."""
     parsed = study_command.parser().parse(study_command.arguments([str(path)]))
     config_from(parsed, StudyConfig)
 
 
-def _read_run_of(path: Path, place: Place, random: Random) -> None:
+def read_run_of(path: Path, place: Place, random: Random) -> None:
+    """Read the settings of the run beside a model."""
     shutil.copy(path, path.parent / "config.yaml")
     run_of(path.parent / "best.safetensors")
 
 
-def _read_benchmark(path: Path, place: Place, random: Random) -> None:
+def read_benchmark(path: Path, place: Place, random: Random) -> None:
+    """Read the results of a benchmark."""
     BenchmarkResult.from_json(path.read_text())
 
 
-def _read_hub(path: Path, place: Place, random: Random) -> None:
+def read_hub(path: Path, place: Place, random: Random) -> None:
+    """Load a model in a folder of the hub's form."""
     shutil.copy(place.samples / "hub" / "model.safetensors", path.parent / "model.safetensors")
     load_model(f"local-dir:{path.parent}")
 
 
-def _read_analysis(path: Path, place: Place, random: Random) -> None:
+def read_analysis_of(path: Path, place: Place, random: Random) -> None:
+    """Read what an analysis found, for the report of a study."""
     (path.parent / "analysis").mkdir()
     shutil.copy(path, path.parent / "analysis" / "results.json")
     read_analysis(path.parent)
 
 
-def _read_images(source: Any) -> Callable[[Path, Place, Random], None]:
+def read_images(source: Any) -> Callable[[Path, Place, Random], None]:
+    """Opens a folder of shards for training, and reads its first images."""
+
     def read(path: Path, place: Place, random: Random) -> None:
         cache_folder = str(place.folder / "cache")
         config = DataConfig(source=source, root=str(path.parent), held_out=0.5, cache=cache_folder)
@@ -243,7 +256,7 @@ def _read_images(source: Any) -> Callable[[Path, Place, Random], None]:
     return read
 
 
-def _read_index(path: Path, place: Place, random: Random) -> None:
+def read_index(path: Path, place: Place, random: Random) -> None:
     """A list of images in the cache that is damaged must be made anew."""
     images, kept = place.folder / "images", place.folder / "cache"
     (images / "cat").mkdir(parents=True)
@@ -257,57 +270,14 @@ def _read_index(path: Path, place: Place, random: Random) -> None:
     assert index_folder(images, kept).equals(sound)
 
 
-def _read_export(path: Path, place: Place, random: Random) -> None:
+def read_export(path: Path, place: Place, random: Random) -> None:
+    """Load an exported model, and compute with it."""
     if path.suffix == ".xml" and not path.with_suffix(".bin").exists():
         shutil.copy(place.samples / "model.bin", path.with_suffix(".bin"))
     model, description = load_exported(path)
     model(torch.zeros(2, description.input.channels, *description.input.image_size))
 
 
-def _sample(name: str) -> Callable[[Place, Random], tuple[str, bytes]]:
+def damaged_bytes(name: str) -> Callable[[Place, Random], tuple[str, bytes]]:
+    """Damages the bytes of a sample."""
     return lambda place, random: ("bytes", any_bytes(place, name, random))
-
-
-class Kind(NamedTuple):
-    """A kind of file.
-
-    Attributes:
-        file: its name.
-        damaged: damages a sample; gives the kind of damage, and the file.
-        read: reads it.
-        share: how often it is tried, relative to the others.
-        needs: sample that must be there; those of optional packages may not.
-        nameless: whether the function gets a text rather than a path, so that its error cannot name the file.
-    """
-
-    file: str
-    damaged: Callable[[Place, Random], tuple[str, bytes]]
-    read: Callable[[Path, Place, Random], None]
-    share: float
-    needs: str = ""
-    nameless: bool = False
-
-
-KINDS = {
-    "safetensors": Kind("model.safetensors", _safetensors, _read_weights, 20),
-    "PyTorch's pickles": Kind("model.pth", _pickle, _read_weights, 24),
-    "state of a run": Kind("last.ckpt", _pickle, _read_state, 8),
-    "state of a run, resumed": Kind("last.ckpt", _resumable, _resume, 0.6),
-    "study.json": Kind("study.json", _json("study-equal_time-cifar10.json"), _read_study, 10),
-    "result.json": Kind("result.json", _json("finished/result.json"), _read_result, 6),
-    "result.json of a run that is started again": Kind(
-        "result.json", _json("finished/result.json"), _run_again("result.json"), 1
-    ),
-    "config.yaml of a run that is started again": Kind("config.yaml", _yaml("recipe"), _run_again("config.yaml"), 1),
-    "config.yaml beside a model": Kind("run.yaml", _yaml("recipe"), _read_run_of, 3),
-    "recipe": Kind("recipe.yaml", _yaml("recipe"), _read_recipe, 6),
-    "question of a study": Kind("question.yaml", _yaml("study"), _read_questions, 3),
-    "results of a benchmark": Kind("results.json", _json("benchmark.json"), _read_benchmark, 4, nameless=True),
-    "config.json of the hub, with class names": Kind("config.json", _json("hub/config.json"), _read_hub, 5),
-    "Parquet": Kind("train.parquet", _sample("train.parquet"), _read_images("parquet"), 2),
-    "Parquet with names": Kind("train.parquet", _sample("names.parquet"), _read_images("parquet"), 1),
-    "tar of WebDataset": Kind("train.tar", _sample("train.tar"), _read_images("webdataset"), 3),
-    "index of a folder": Kind("index.parquet", _sample("train.parquet"), _read_index, 4),
-    "ONNX": Kind("model.onnx", _sample("model.onnx"), _read_export, 3, "model.onnx"),
-    "OpenVINO's graph": Kind("model.xml", _sample("model.xml"), _read_export, 1.5, "model.xml"),
-}
