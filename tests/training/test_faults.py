@@ -173,7 +173,7 @@ def test_damaged_settings_are_named(content: str, tmp_path: Path) -> None:
         run(CONFIG, tmp_path)
 
 
-@pytest.mark.parametrize("place", ["broken_images", "loops", "state_dict", "optimizer_states"])
+@pytest.mark.parametrize("place", ["broken_images", "state_dict", "optimizer_states"])
 def test_a_state_of_something_else_is_named(place: str, tmp_path: Path) -> None:
     def stop(_: object) -> None:
         raise Interrupted(signal.SIGTERM)
