@@ -1,6 +1,7 @@
 """Runs trials in a child process with limits, so that a blow-up, a hang or a crash is seen and not suffered."""
 
 import contextlib
+import ctypes
 import faulthandler
 import logging
 import multiprocessing
@@ -25,6 +26,8 @@ from campaign import Campaign
 # Memory that a child may take beyond what it has at its start. More than any claim allows, so that the use is measured.
 HEADROOM_GIB = 6
 _SHOWN_LINES = 12
+# So many times as long as it may compute, a process may take in all.
+_MOST_WAITING = 10
 _SECONDS_BETWEEN_LOOKS = 0.01
 
 
@@ -58,7 +61,7 @@ class Child:
 
     Args:
         prepare: called in the child once; gives the function of a trial.
-        seconds: a trial that takes longer hangs.
+        seconds: a trial that takes more processor time hangs, and so does one that waits ten times as long.
     """
 
     def __init__(self, prepare: Callable[[], Callable[[int], Verdict]], seconds: float) -> None:
@@ -72,11 +75,11 @@ class Child:
                 self._start()
             start = time.monotonic()
             self.connection.send(trial)
-            if not self.connection.poll(self.seconds):
+            if not self._ends_in_time():
                 os.kill(self.process.pid, signal.SIGABRT)  # says where it is
                 self.process.join(5)
                 self.process.kill()
-                return self._ended(f"hangs: no end after {self.seconds:g} s")
+                return self._ended(f"hangs: no end after {self.seconds:g} s of processor time, or long waiting")
             verdict: Verdict = self.connection.recv()
         except (EOFError, OSError):
             return self._ended("ends the process")
@@ -94,6 +97,16 @@ class Child:
             self.connection.close()
             self.process = None
             self.said.unlink()
+
+    def _ends_in_time(self) -> bool:
+        """Wait for the verdict. On a busy machine a process waits for the processor, which is no fault of it."""
+        start, used = time.monotonic(), processor_seconds(self.process.pid)
+        while not self.connection.poll(1):
+            if processor_seconds(self.process.pid) > used + self.seconds:
+                return False
+            if time.monotonic() > start + _MOST_WAITING * self.seconds:
+                return False
+        return True
 
     def _start(self) -> None:
         context = multiprocessing.get_context("fork")  # the modules are loaded, and no thread computes yet
@@ -137,6 +150,12 @@ def _serve(connection: Connection, theirs: Connection, prepare: Callable[[], Any
             connection.send(verdict)
 
 
+def processor_seconds(process: int) -> float:
+    """Processor time that a process has used in all its threads."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def limit_memory(gib: float = HEADROOM_GIB) -> None:
     """Let this process take so much more memory than now; beyond that, allocations fail."""
     most = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize() + int(gib * 2**30)
@@ -158,6 +177,7 @@ class Peak:
 def peak_memory() -> Iterator[Peak]:
     """Measure the peak of the memory that this process has in RAM during a block. Linux only."""
     peak = Peak()
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed before, the C library may keep for the thread that freed it
     Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
     before = _mib("self", "VmRSS")
     try:

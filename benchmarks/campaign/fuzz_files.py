@@ -26,7 +26,7 @@ from localvit.system.errors import LocalViTError
 
 CLAIM = (
     "Any file gives its content or an error that names it, from the functions and commands that read it. No code in it "
-    "runs, no traceback appears, and reading takes at most 1 GiB of memory and a minute on a busy machine"
+    "runs, no traceback appears, and reading takes at most 1 GiB of memory and a minute of processor time"
 )
 MOST_MIB, MOST_SECONDS, MOST_SECONDS_OF_COMMAND = 1024, 60, 300
 

@@ -89,7 +89,7 @@ def _strange_name(folder: Path, image: bytes, random: Random) -> Odd:
         "sur\udcff\u202egpj.jpg".encode(errors="surrogateescape"),
         b" .jpg",
         b"-top.jpg",
-        b"[red]a[/].jpg",
+        b"[red]a[bold].jpg",
         "\u00e9\u0301\U0001f600\u00b2\u0663.jpg".encode(),
         b"9" * 240 + b".jpg",
         b"a,b\"c';$(touch canary)`touch canary`.jpg",

@@ -6,7 +6,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -69,14 +69,15 @@ def decode_image(file: BinaryIO | Path, name: str, *, channels: int) -> Image.Im
         raise ValueError(f"channels is {channels}; it must be 3 for color or 1 for grayscale")
     with _broken_image_errors(name), _opened(file, name) as opened:
         image = _open(opened, name)
-        if _is_large(image):
-            image.draft(None, (SMALLEST_SHORTER_SIDE, SMALLEST_SHORTER_SIDE))
-        image.load()
-        orientation = _orientation(image)
-        decoded = in_8_bits(image, _middle(image), _factor(image))
-        if orientation in _UPRIGHT:
-            decoded = decoded.transpose(_UPRIGHT[orientation])
-        decoded = decoded.convert("RGB" if channels == 3 else "L")
+        with closing(image):  # or else its pixels stay until Python collects cycles
+            if _is_large(image):
+                image.draft(None, (SMALLEST_SHORTER_SIDE, SMALLEST_SHORTER_SIDE))
+            image.load()
+            orientation = _orientation(image)
+            decoded = in_8_bits(image, _middle(image), _factor(image))
+            if orientation in _UPRIGHT:
+                decoded = decoded.transpose(_UPRIGHT[orientation])
+            decoded = decoded.convert("RGB" if channels == 3 else "L")  # a copy in any case
         decoded.info.clear()  # palette, profile and rotation describe the file
         return decoded
 
@@ -163,13 +164,14 @@ def _open(file: BinaryIO, name: str) -> ImageFile.ImageFile:
             # Without the name, by which PIL would map the file into memory: a file that someone shortens while it is
             # mapped kills the process.
             image = create(file, "")
-            _require_not_too_large(image, name, held=length if kind in _READ_AT_ONCE else 0)
+            _require_not_too_large(image, name, held=2 * length if kind in _READ_AT_ONCE else 0)
             return image
     raise BrokenImageError(name, f"is not an image, or none of {', '.join(FORMATS)}")
 
 
 def _require_not_too_long(kind: str, length: int, name: str) -> None:
-    most = MOST_BYTES // 2 if kind == "PNG" else MOST_BYTES  # whose chunks are copied when they are read
+    # Chunks of PNG are copied when they are read, and what is read at once is copied by decoders.
+    most = MOST_BYTES // 4 if kind in ("PNG", *_READ_AT_ONCE) else MOST_BYTES
     if length > most:
         raise BrokenImageError(
             name, f"is {length / 2**20:,.0f} MiB long; {kind} files of more than {most / 2**20:,.0f} are not read"
