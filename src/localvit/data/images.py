@@ -6,7 +6,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -68,18 +68,24 @@ def decode_image(file: BinaryIO | Path, name: str, *, channels: int) -> Image.Im
     if channels not in (1, 3):
         raise ValueError(f"channels is {channels}; it must be 3 for color or 1 for grayscale")
     with _broken_image_errors(name), _opened(file, name) as opened:
-        image = _open(opened, name)
-        with closing(image):  # or else its pixels stay until Python collects cycles
-            if _is_large(image):
-                image.draft(None, (SMALLEST_SHORTER_SIDE, SMALLEST_SHORTER_SIDE))
-            image.load()
-            orientation = _orientation(image)
-            decoded = in_8_bits(image, _middle(image), _factor(image))
-            if orientation in _UPRIGHT:
-                decoded = decoded.transpose(_UPRIGHT[orientation])
-            decoded = decoded.convert("RGB" if channels == 3 else "L")  # a copy in any case
+        decoded, orientation = _upright_or_not(opened, name)
+        if orientation in _UPRIGHT:
+            decoded = decoded.transpose(_UPRIGHT[orientation])
+        if decoded.mode != (wanted := "RGB" if channels == 3 else "L"):
+            decoded = decoded.convert(wanted)
         decoded.info.clear()  # palette, profile and rotation describe the file
         return decoded
+
+
+def _upright_or_not(file: BinaryIO, name: str) -> tuple[Image.Image, int]:
+    """A copy of the pixels in mode L or RGB, and their orientation. The pixels as they were decoded are freed."""
+    image = _open(file, name)
+    if _is_large(image):
+        image.draft(None, (SMALLEST_SHORTER_SIDE, SMALLEST_SHORTER_SIDE))
+    image.load()
+    orientation = _orientation(image)
+    decoded = in_8_bits(image, _middle(image), _factor(image))
+    return decoded.copy() if decoded is image else decoded, orientation
 
 
 @contextmanager
