@@ -135,6 +135,14 @@ def test_links_are_followed_and_circles_left(config: DataConfig) -> None:
     assert open_parts(config, channels=3).train.labels_M.tolist() == [0, 0, 0, 1, 2]
 
 
+def test_a_link_in_a_circle_is_one_broken_image(config: DataConfig) -> None:
+    (root_of(config) / "train/cat/img3.jpg").symlink_to("img3.jpg")
+    train = open_parts(config, channels=3).train
+    assert Path(train.name(1)).name == "img3.jpg"
+    with pytest.raises(DataError, match=r"train/cat/img3\.jpg: is a link in a circle of links"):
+        train.read(1)
+
+
 def test_names_that_are_no_unicode(config: DataConfig) -> None:
     folder = os.fsencode(root_of(config)) + b"/train/cat/"
     try:

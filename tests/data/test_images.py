@@ -228,6 +228,15 @@ def test_what_is_no_image_is_named_with_its_reason(tmp_path: Path) -> None:
     assert broken(file) == "is damaged in its header"
 
 
+def test_a_pipe_that_takes_the_place_of_an_image_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(tmp_path / "holiday.jpg")
+    before = os.stat_result((0o100644, *[0] * 9))
+    monkeypatch.setattr(Path, "stat", lambda path: before)
+    assert broken(tmp_path / "holiday.jpg") == "is neither a file nor a folder"
+
+
 def test_a_postscript_file_is_not_run(tmp_path: Path) -> None:
     file = tmp_path / "figure.jpg"
     Image.new("RGB", (8, 8)).save(file, "EPS")
@@ -239,7 +248,7 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytes
         raise PermissionError(13, "Permission denied")
 
     (tmp_path / "photo.png").touch()
-    monkeypatch.setattr(Path, "open", forbid)  # for the superuser, whom no permission stops
+    monkeypatch.setattr(os, "open", forbid)  # for the superuser, whom no permission stops
     assert broken(tmp_path / "photo.png") == "cannot be read; its permissions forbid it"
 
 

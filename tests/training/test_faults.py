@@ -159,6 +159,33 @@ def test_a_finished_run_is_read_and_not_repeated(whole: Path) -> None:
     assert run(CONFIG, whole, callbacks=[_InterruptAt(0)]) == read_result(whole)
 
 
+@pytest.mark.parametrize("content", ["", "[]", '{"parameters": 1, "macs": 1, "epochs": []}', "[" * 100_000])
+def test_a_damaged_result_is_named(content: str, tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_text(content)
+    with pytest.raises(LocalViTError, match=r"result\.json is not the result of a run: "):
+        read_result(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["a: [1", "[]", "model: 3", "a: !!python/name:os.system"])
+def test_damaged_settings_are_named(content: str, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(content)
+    with pytest.raises(ValueError, match=r"config\.yaml (is not valid YAML|holds no settings of a run): "):
+        run(CONFIG, tmp_path)
+
+
+@pytest.mark.parametrize("place", ["broken_images", "state_dict", "optimizer_states"])
+def test_a_state_of_something_else_is_named(place: str, tmp_path: Path) -> None:
+    def stop(_: object) -> None:
+        raise Interrupted(signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        run(CONFIG, tmp_path, on_epoch=stop)
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    torch.save(state | {place: None}, tmp_path / "last.ckpt")
+    with pytest.raises(CheckpointError, match=r"last\.ckpt is not the state of this run \("):
+        run(CONFIG, tmp_path)
+
+
 def test_two_processes_do_not_train_in_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.import_module("localvit.training.run_folder"), "_SECONDS_FOR_LOCK", 0.1)
     with FileLock(tmp_path / ".lock"), pytest.raises(LocalViTError, match="another process trains in"):

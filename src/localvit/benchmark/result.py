@@ -13,6 +13,8 @@ import torch
 
 from localvit.benchmark.setting import Setting
 from localvit.system.machine import cores, describe
+from localvit.system.plain_files import parse_json
+from localvit.system.plain_values import build
 from localvit.training.record import command_line, git_state, versions
 
 VERSION = 1
@@ -170,14 +172,16 @@ class BenchmarkResult:
     @classmethod
     def from_json(cls, text: str) -> "BenchmarkResult":
         """Read what :meth:`to_json` wrote. Raises ``ValueError`` for another version or any other text."""
-        values = json.loads(text)
+        values = parse_json(text, "this benchmark")
         version = values.get("version") if isinstance(values, dict) else None
         if version != VERSION:
             raise ValueError(f"the version of the benchmark is {version!r}; this localvit reads {VERSION}")
         try:
-            results = tuple(_setting_result(result) for result in values["results"])
-            return cls(results, values["machine_rates"], values["record"])
-        except (KeyError, TypeError) as error:
+            for result in values["results"]:
+                for measurement in result["measurements"]:
+                    measurement.pop("derived", None)
+            return build(cls, {name: values[name] for name in ("results", "machine_rates", "record")})
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"this is not a benchmark of localvit: {type(error).__name__}: {error}") from error
 
 
@@ -193,14 +197,3 @@ def provenance() -> dict[str, Any]:
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "code": git_state(),
     }
-
-
-def _setting_result(values: dict[str, Any]) -> SettingResult:
-    return SettingResult(
-        Setting(**values["setting"]), tuple(_measurement(measurement) for measurement in values["measurements"])
-    )
-
-
-def _measurement(values: dict[str, Any]) -> Measurement:
-    given = {key: value for key, value in values.items() if key != "derived"}
-    return Measurement(**{**given, "setting": Setting(**given["setting"]), "rates": tuple(given["rates"])})

@@ -1,10 +1,13 @@
 """The parser that all commands share."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from jsonargparse import ActionConfigFile, ArgumentParser
 
+from localvit.system.parsing import import_nothing
+from localvit.system.plain_files import read_yaml
 from localvit.system.shipped import Kind, find, listing
 from localvit.system.suggestions import field_names, with_suggestion
 from localvit.system.terminal import ERRORS, RESULTS
@@ -63,6 +66,7 @@ class Parser(ArgumentParser):
 
 def command_parser(name: str, usage: str, description: str) -> Parser:
     """A parser for the command ``name``; ``usage`` follows the name."""
+    import_nothing()
     program = f"localvit {name}"
     return Parser(prog=program, usage=f"{program} {usage}", description=description, allow_abbrev=False)
 
@@ -76,10 +80,14 @@ def named_file_first(arguments: list[str], kind: Kind) -> list[str]:
     """Replace a leading file or name by ``--config FILE``, because the parser reads files only through options."""
     if arguments and not arguments[0].startswith("-"):
         arguments = ["--config", *arguments]
-    return [
+    found = [
         str(find(word, kind)) if before == "--config" else word
         for before, word in zip(["", *arguments], arguments, strict=False)
     ]
+    for before, word in zip(["", *found], found, strict=False):
+        if before == "--config":
+            read_yaml(Path(word))  # the parser itself would follow aliases that grow without end
+    return found
 
 
 def print_listing(kind: Kind, command: str) -> None:

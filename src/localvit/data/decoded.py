@@ -108,7 +108,7 @@ def _read(source: ImageSource, index: int, to_pixels: ToPixels) -> Tensor | Brok
     try:
         return to_pixels(source.read(index))
     except BrokenImageError as error:
-        return error
+        return BrokenImageError(error.name, error.reason)  # without its traceback, which holds the image
 
 
 _Chunk = tuple[Tensor, dict[int, BrokenImageError]] | None

@@ -1,6 +1,8 @@
 """Decodes the images people have into upright 8-bit ones, for training, evaluation and prediction alike."""
 
 import errno
+import io
+import os
 import re
 import stat
 from collections.abc import Iterator
@@ -8,14 +10,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
 from PIL import ExifTags, Image, ImageFile
 
+from localvit.data.decoding_memory import bytes_to_decode
+from localvit.data.eight_bits import Box, in_8_bits
 from localvit.data.source import BrokenImageError
 
 # Raster formats that their first bytes identify. Other formats of PIL are excluded: EPS starts Ghostscript, and some
 # have no signature and accept any file.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "JPEG2000", "AVIF")
+
+# Decoders hold the files of these anyway. That of JPEG 2000 aborts the process if the file is shortened meanwhile.
+_READ_AT_ONCE = ("WEBP", "JPEG2000", "AVIF")
 
 # Larger images are reduced if their shorter side stays at least this long: a random crop of 8 % of a square image is
 # then still 290 pixels wide. Ordinary photos are unaffected.
@@ -24,6 +30,9 @@ SMALLEST_SHORTER_SIDE = 1024
 
 # A transform that resizes the shorter side to 256 would turn each 1 x 20,000 image into 5 million pixels.
 LONGEST_RATIO = 16
+
+# An image takes at most 1 GiB of memory: so much while it is decoded, and the rest to convert it.
+MOST_BYTES = 950 * 2**20
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -45,7 +54,8 @@ def decode_image(file: BinaryIO | Path, name: str, *, channels: int) -> Image.Im
 
     An image of more than 25 million pixels is reduced by an integer factor, its shorter side to no less than 1024; JPEG
     is decoded at that size directly. An image with sides in a ratio above 16 is cropped to its middle, which contains
-    every center crop. The limit is 179 million pixels, PIL's for decompression bombs.
+    every center crop. The limit is 179 million pixels, PIL's for decompression bombs, or less where decoding would take
+    more than 950 MiB of memory: 62 million for WebP and AVIF.
 
     Args:
         file: a path, or a file open for reading and seeking.
@@ -58,19 +68,24 @@ def decode_image(file: BinaryIO | Path, name: str, *, channels: int) -> Image.Im
     if channels not in (1, 3):
         raise ValueError(f"channels is {channels}; it must be 3 for color or 1 for grayscale")
     with _broken_image_errors(name), _opened(file, name) as opened:
-        image = _open(opened, name)
-        if _is_large(image):
-            image.draft(None, (SMALLEST_SHORTER_SIDE, SMALLEST_SHORTER_SIDE))
-        image.load()
-        orientation = _orientation(image)
-        decoded = _cut(_reduce(_in_8_bits(image)))
-        if decoded.mode == "RGBA":
-            decoded = _on_white(decoded)
+        decoded, orientation = _upright_or_not(opened, name)
         if orientation in _UPRIGHT:
             decoded = decoded.transpose(_UPRIGHT[orientation])
-        decoded = decoded.convert("RGB" if channels == 3 else "L")
+        if decoded.mode != (wanted := "RGB" if channels == 3 else "L"):
+            decoded = decoded.convert(wanted)
         decoded.info.clear()  # palette, profile and rotation describe the file
         return decoded
+
+
+def _upright_or_not(file: BinaryIO, name: str) -> tuple[Image.Image, int]:
+    """A copy of the pixels in mode L or RGB, and their orientation. The pixels as they were decoded are freed."""
+    image = _open(file, name)
+    if _is_large(image):
+        image.draft(None, (SMALLEST_SHORTER_SIDE, SMALLEST_SHORTER_SIDE))
+    image.load()
+    orientation = _orientation(image)
+    decoded = in_8_bits(image, _middle(image), _factor(image))
+    return decoded.copy() if decoded is image else decoded, orientation
 
 
 @contextmanager
@@ -96,6 +111,8 @@ def _reason(error: Exception) -> str:
             return "cannot be read; its permissions forbid it"
         case MemoryError():
             return "needs more memory than is available"
+        case OSError(errno=errno.ELOOP):
+            return "is a link in a circle of links"
         case OSError(errno=errno.EIO | errno.ENAMETOOLONG | errno.ENOTDIR | errno.ESTALE):
             return f"cannot be read: {text}"
         case EOFError():
@@ -112,11 +129,21 @@ def _opened(file: BinaryIO | Path, name: str) -> Iterator[BinaryIO]:
     """The file, open. A file that was open before stays open."""
     if not isinstance(file, Path):
         yield file
-    elif not (stat.S_ISREG(mode := file.stat().st_mode) or stat.S_ISDIR(mode)):
+        return
+    _require_file(file.stat().st_mode, name)
+    with open(file, "rb", opener=_open_at_once) as opened:
+        _require_file(os.fstat(opened.fileno()).st_mode, name)
+        yield opened
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file without waiting, because a pipe may have taken its place since it was looked at."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _require_file(mode: int, name: str) -> None:
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise BrokenImageError(name, "is neither a file nor a folder")  # reading a pipe would block forever
-    else:
-        with file.open("rb") as opened:
-            yield opened
 
 
 def _open(file: BinaryIO, name: str) -> ImageFile.ImageFile:
@@ -129,20 +156,36 @@ def _open(file: BinaryIO, name: str) -> ImageFile.ImageFile:
     start = file.read(16)
     if not start:
         raise BrokenImageError(name, "is empty")
+    length = file.seek(0, os.SEEK_END)
     for kind in FORMATS:
         create, accepts = Image.OPEN[kind]
         accepted = accepts is not None and accepts(start.ljust(16, b"\0"))
         if isinstance(accepted, str):
             raise BrokenImageError(name, f"is a {kind} image, which the installed Pillow cannot read: {accepted}")
         if accepted:
+            _require_not_too_long(kind, length, name)
             file.seek(0)
-            image = create(file, name)
-            _require_not_too_large(image, name)
+            if kind in _READ_AT_ONCE:
+                file = io.BytesIO(file.read())
+            # Without the name, by which PIL would map the file into memory: a file that someone shortens while it is
+            # mapped kills the process.
+            image = create(file, "")
+            _require_not_too_large(image, name, held=2 * length if kind in _READ_AT_ONCE else 0)
             return image
     raise BrokenImageError(name, f"is not an image, or none of {', '.join(FORMATS)}")
 
 
-def _require_not_too_large(image: Image.Image, name: str) -> None:
+def _require_not_too_long(kind: str, length: int, name: str) -> None:
+    # Chunks of PNG are copied when they are read, and what is read at once is copied by decoders.
+    most = MOST_BYTES // 4 if kind in ("PNG", *_READ_AT_ONCE) else MOST_BYTES
+    if length > most:
+        raise BrokenImageError(
+            name, f"is {length / 2**20:,.0f} MiB long; {kind} files of more than {most / 2**20:,.0f} are not read"
+        )
+
+
+def _require_not_too_large(image: Image.Image, name: str, *, held: int) -> None:
+    """Refuse an image by its dimensions and what decoding takes, in addition to ``held`` bytes of its file."""
     pixels = image.width * image.height
     if Image.MAX_IMAGE_PIXELS is not None and pixels > 2 * Image.MAX_IMAGE_PIXELS:
         raise BrokenImageError(
@@ -150,6 +193,12 @@ def _require_not_too_large(image: Image.Image, name: str) -> None:
             f"has {pixels / 1e6:,.0f} megapixels ({image.width} x {image.height}); images of more than "
             f"{2 * Image.MAX_IMAGE_PIXELS / 1e6:,.0f} are not read, because they can exhaust the memory. Make it "
             "smaller",
+        )
+    if (needed := bytes_to_decode(image) + held) > MOST_BYTES:
+        raise BrokenImageError(
+            name,
+            f"would take {needed / 2**20:,.0f} MiB of memory to decode ({image.format}, {image.width} x "
+            f"{image.height}); images that take more than {MOST_BYTES / 2**20:,.0f} are not read. Make it smaller",
         )
 
 
@@ -166,52 +215,17 @@ def _orientation(image: Image.Image) -> int:
     return orientation if isinstance(orientation, int) else 1
 
 
-def _in_8_bits(image: Image.Image) -> Image.Image:
-    """The same pixels in mode L, RGB or, with transparency, RGBA."""
-    if image.mode.startswith("I") or image.mode == "F":
-        return _scale(image)
-    if image.has_transparency_data:
-        return image if image.mode == "RGBA" else image.convert("RGBA")
-    if image.mode in ("L", "RGB"):
-        return image
-    return image.convert("L" if image.mode == "1" else "RGB")
+def _factor(image: Image.Image) -> int:
+    """What a large image is reduced by; 1 for others."""
+    return max(1, min(image.size) // SMALLEST_SHORTER_SIDE) if _is_large(image) else 1
 
 
-def _scale(image: Image.Image) -> Image.Image:
-    """Grayscale of 16-bit or 32-bit integers or floating point as L."""
-    values_HW = np.asarray(image)
-    if image.mode == "F":
-        values_HW = np.nan_to_num(values_HW, posinf=0, neginf=0)
-    smallest, largest = float(values_HW.min()), float(values_HW.max())
-    whites = (1, 255) if image.mode == "F" else (65535,)
-    white = next((white for white in whites if smallest >= 0 and largest <= white), None)
-    if white is not None:
-        gray_HW = np.rint(np.multiply(values_HW, 255 / white, dtype=np.float32))
-    else:
-        gray_HW = np.rint((values_HW.astype(np.float64) - smallest) * (255 / ((largest - smallest) or 1)))
-    if isinstance(transparent := image.info.get("transparency"), int):
-        gray_HW[values_HW == transparent] = 255
-    return Image.fromarray(gray_HW.astype(np.uint8))
-
-
-def _reduce(image: Image.Image) -> Image.Image:
-    """A large image, reduced by an integer factor."""
-    factor = min(image.size) // SMALLEST_SHORTER_SIDE
-    return image.reduce(factor) if _is_large(image) and factor > 1 else image
-
-
-def _cut(image: Image.Image) -> Image.Image:
-    """The middle of an image that is too long for its height, or too high for its width."""
+def _middle(image: Image.Image) -> Box:
+    """The middle of an image that is too long for its height, or too high for its width; or else all of it."""
     width, height = image.size
     longest = LONGEST_RATIO * min(width, height)
     left, top = (max(0, -(-(side - longest) // 2)) for side in (width, height))
-    return image.crop((left, top, width - left, height - top)) if left or top else image
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    white = Image.new("RGB", image.size, "white")
-    white.paste(image, mask=image.getchannel("A"))
-    return white
+    return left, top, width - left, height - top
 
 
 def image_endings() -> frozenset[str]:

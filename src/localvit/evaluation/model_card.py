@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from torch import nn
 
@@ -14,8 +13,7 @@ from localvit.models.costs import count_macs_if_possible, count_parameters
 from localvit.models.weights.model_description import ModelDescription
 from localvit.system.files import write_text
 from localvit.training.config import RunConfig
-from localvit.training.overrides import run_config
-from localvit.training.run_folder import BEST, CONFIG
+from localvit.training.run_folder import BEST, read_config
 
 _TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
 _MOST_CLASSES = 10
@@ -24,8 +22,7 @@ _TASK = "image-classification"
 
 def run_of(checkpoint: Path) -> RunConfig | None:
     """The run whose folder a file of weights is in; None for any other file."""
-    path = checkpoint.parent / CONFIG
-    return run_config(yaml.safe_load(path.read_text())) if path.is_file() else None
+    return read_config(checkpoint.parent)
 
 
 def write_card(

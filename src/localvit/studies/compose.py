@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from localvit.system import plain_files
 from localvit.system.shipped import find, shipped
 from localvit.system.suggestions import did_you_mean
 from localvit.training.overrides import set_values
@@ -120,10 +119,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: if the file holds something else.
     """
-    try:
-        values = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    values = plain_files.read_yaml(path)
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds {values!r:.80}; it must map names to values")
     return values

@@ -16,14 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from localvit.studies.claims import Claim, Price
-from localvit.studies.config import Resources, StudyConfig, StudyRun, Sweep
+from localvit.studies.config import StudyConfig, StudyRun
 from localvit.system.errors import LocalViTError
 from localvit.system.files import write_text
-from localvit.training import RunResult, read_result
+from localvit.system.plain_files import read_json
+from localvit.system.plain_values import build
+from localvit.training import RunConfig, RunResult, read_result
 from localvit.training.overrides import run_config
 from localvit.training.record import git_state
-from localvit.training.run_folder import LOGITS
+from localvit.training.run_folder import LOGITS, result_of
 
 RECORD, ERROR = "study.json", "error.txt"
 _VERSION = 2
@@ -68,11 +69,17 @@ class Outcome:
         return self.result.test.get("loss", self.result.epochs[-1].get("val_loss"))
 
     def correct_images(self) -> "NDArray[np.bool_] | None":
-        """Whether each test image was classified correctly, (M,); None if that was not recorded."""
+        """Whether each test image was classified correctly, (M,); None if that was not recorded.
+
+        Raises:
+            ValueError: if the record is damaged.
+        """
         if self.correct is None:
             return None
         images, _, bits = self.correct.partition(":")
         packed = np.frombuffer(base64.b64decode(bits), dtype=np.uint8)
+        if not images.isdecimal() or not 0 <= 8 * len(packed) - int(images) < 8:
+            raise ValueError(f"the bits of correct images are {self.correct!r:.40}, which are not of so many images")
         return np.unpackbits(packed, count=int(images)).astype(np.bool_)
 
 
@@ -169,26 +176,26 @@ class StudyRecord:
         if not path.exists():
             raise StudyError(f"{folder} holds no study: there is no {RECORD} in it. Give folders that a study has made")
         try:
-            values = json.loads(path.read_text())
+            values = read_json(path)
+            if not isinstance(values, dict):
+                raise ValueError(f"it holds {values!r:.80}")
             if values["version"] not in _READABLE:
                 allowed = " and ".join(map(str, _READABLE))
                 raise StudyError(f"{path} has version {values['version']}; this localvit reads {allowed}")
-            return cls(
-                config=_config(values["config"]),
-                outcomes=tuple(_outcome(outcome) for outcome in values["outcomes"]),
-                costs={name: Costs(**costs) for name, costs in values["costs"].items()},
-                command=values["command"],
-                machine=values["machine"],
-                code=values["code"],
-                plan=values.get("plan", ""),
-                sweep=tuple(
-                    SweepOutcome(**{**found, "accuracies": tuple(found["accuracies"])})
-                    for found in values.get("sweep", ())
-                ),
-                looks=tuple(Look(**look) for look in values.get("looks", ())),
-            )
+            del values["version"]
+            record = build(cls, values, {RunConfig: run_config, RunResult: result_of})
+            record.check()
+            return record
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise StudyError(f"{path} is not the record of a study: {error}") from error
+
+    def check(self) -> None:
+        """Raise ``ValueError`` if the outcomes or costs are not those of the study's variants."""
+        for name in (*self.costs, *(outcome.variant for outcome in self.outcomes)):
+            if name is not None and name not in self.config.variants:
+                raise ValueError(f"it has a variant {name!r:.100}, which is not one of its study")
+        for outcome in self.outcomes:
+            outcome.correct_images()
 
 
 def merge(records: Sequence[StudyRecord]) -> list[StudyRecord]:
@@ -283,21 +290,3 @@ def with_predictions(outcome: Outcome, runs: Path) -> Outcome:
     correct_M = tensors["logits_MK"].argmax(axis=1) == tensors["labels_M"]
     bits = base64.b64encode(np.packbits(correct_M).tobytes()).decode()
     return replace(outcome, correct=f"{len(correct_M)}:{bits}")
-
-
-def _config(values: dict[str, Any]) -> StudyConfig:
-    sweep = values.get("sweep")
-    return StudyConfig(
-        **{
-            **values,
-            "recipe": run_config(values["recipe"]),
-            "claims": [Claim(**claim) for claim in values["claims"]],
-            "prices": [Price(**price) for price in values.get("prices", ())],
-            "resources": Resources(**values["resources"]),
-            "sweep": None if sweep is None else Sweep(**sweep),
-        }
-    )
-
-
-def _outcome(values: dict[str, Any]) -> Outcome:
-    return Outcome(**{**values, "result": values["result"] and RunResult(**values["result"])})

@@ -29,3 +29,6 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     for message in _HARMLESS:
         warnings.filterwarnings("ignore", message=message)
+    # What Pillow says of damage in a file: whoever reads the file names it in an error if it cannot be read.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)

@@ -13,6 +13,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback
 
+from localvit.models.weights.checkpoints import require_unpacked
 from localvit.models.weights.model_file import ModelDescription, save_model
 from localvit.system.errors import Interrupted, LocalViTError
 from localvit.system.files import replacing
@@ -41,6 +42,9 @@ class SaveState(Callback):
         minutes: time between checkpoints within an epoch.
         history: the metrics of the run.
         on_epoch: called with the metrics of each epoch once they are saved.
+
+    Attributes:
+        training: whether training has begun, and the state of an earlier process is restored.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class SaveState(Callback):
         self.signal_number: int | None = None
         self.handlers: dict[int, Any] = {}
         self.last_saved = time.monotonic()
+        self.training = False
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Take over the signals that ask to stop."""
@@ -61,6 +66,7 @@ class SaveState(Callback):
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Take them over from Lightning, which would exit with status 0 and without saving the state."""
+        self.training = True
         for number in self.handlers:
             signal.signal(number, self._stop)
 
@@ -177,6 +183,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Load tensors and plain containers; a damaged file or other content raises ``CheckpointError``."""
         try:
+            require_unpacked(Path(path))
             checkpoint: dict[str, Any] = torch.load(path, map_location=map_location or "cpu", weights_only=True)
         except Exception as error:
             raise CheckpointError(

@@ -7,6 +7,7 @@ from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser
 
+from localvit.system.parsing import import_nothing
 from localvit.system.suggestions import did_you_mean, field_names, with_suggestion
 from localvit.training.config import RunConfig
 
@@ -52,16 +53,19 @@ def run_config(values: Mapping[str, Any]) -> RunConfig:
     Raises:
         ValueError: for an unknown field or an invalid value.
     """
+    if not isinstance(values, Mapping):
+        raise ValueError(f"a run is {values!r:.100}; it must map names to values")
     parser = _parser()
     try:
         parsed = parser.instantiate(parser.parse_object(dict(values)))
-    except ArgumentError as error:
+    except (ArgumentError, TypeError, AttributeError) as error:  # the last two for names that are no text
         raise ValueError(with_suggestion(str(error), field_names(RunConfig))) from error
     return RunConfig(**vars(parsed))
 
 
 @functools.cache
 def _parser() -> ArgumentParser:
+    import_nothing()
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(RunConfig)
     return parser

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from localvit.system.files import write_text
+from localvit.system.plain_files import read_json
 
 RECORD = "record.json"
 _PACKAGES = ("localvit", "torch", "torchvision", "timm", "lightning", "numpy", "pillow", "datasets")
@@ -22,7 +23,7 @@ _PACKAGES = ("localvit", "torch", "torchvision", "timm", "lightning", "numpy", "
 def note_start(folder: Path, *, seed: int, world_size: int) -> None:
     """Record that a run starts or resumes now: command, versions, state of the code and machine."""
     path = folder / RECORD
-    starts: list[dict[str, Any]] = json.loads(path.read_text())["starts"] if path.exists() else []
+    starts = _starts(path)
     starts.append(
         {
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -40,6 +41,15 @@ def note_start(folder: Path, *, seed: int, world_size: int) -> None:
         }
     )
     write_text(path, json.dumps({"starts": starts}, indent=1))
+
+
+def _starts(path: Path) -> list[Any]:
+    """The starts so far; ``ValueError`` if the record is damaged."""
+    values = read_json(path) if path.exists() else {"starts": []}
+    starts = values.get("starts") if isinstance(values, dict) else None
+    if not isinstance(starts, list):
+        raise ValueError(f"{path} holds no starts of a run; remove it to record the next ones")
+    return starts
 
 
 def command_line() -> str:

@@ -25,9 +25,11 @@ from localvit.data.module import ImageData
 from localvit.data.sources import open_parts
 from localvit.models.costs import count_macs, count_parameters
 from localvit.models.weights.model_file import ModelDescription, save_model
-from localvit.system.errors import LocalViTError
+from localvit.system.errors import Interrupted, LocalViTError
 from localvit.system.files import write_text
-from localvit.training.checkpointing import SaveBest, SaveState
+from localvit.system.plain_files import read_json, read_yaml
+from localvit.system.plain_values import build
+from localvit.training.checkpointing import CheckpointError, SaveBest, SaveState
 from localvit.training.classifier import Classifier
 from localvit.training.config import RunConfig
 from localvit.training.distillation import Teacher
@@ -71,13 +73,46 @@ class RunResult:
     @property
     def accuracy(self) -> float:
         """Top-1 in percent after the last epoch, on the test images if they were scored, else on held-out images."""
-        return self.test["top1"] if self.test else self.epochs[-1]["val_top1"]
+        return self.test["top1"] if "top1" in self.test else self.epochs[-1]["val_top1"]
 
 
 def read_result(folder: Path) -> RunResult | None:
-    """The result in a run folder; None if the run has not finished."""
+    """The result in a run folder; None if the run has not finished.
+
+    Raises:
+        LocalViTError: if it is damaged.
+    """
     path = folder / RESULT
-    return RunResult(**json.loads(path.read_text())) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        return result_of(read_json(path))
+    except ValueError as error:
+        raise LocalViTError(f"{path} is not the result of a run: {error}. Remove it to score the run again") from error
+
+
+def result_of(values: Any) -> RunResult:
+    """A result from its plain values; ``ValueError`` if they are of no result."""
+    result = build(RunResult, values)
+    if "top1" not in result.test and (not result.epochs or "val_top1" not in result.epochs[-1]):
+        raise ValueError("it has no accuracy: neither top1 of the test images nor val_top1 of the last epoch")
+    return result
+
+
+def read_config(folder: Path) -> RunConfig | None:
+    """The settings in a run folder; None if it has none.
+
+    Raises:
+        ValueError: if they are damaged.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        return None
+    values = read_yaml(path)
+    try:
+        return run_config(values)
+    except ValueError as error:
+        raise ValueError(f"{path} holds no settings of a run: {error}") from error
 
 
 def run(
@@ -127,14 +162,11 @@ def _only_process_in(folder: Path) -> Iterator[None]:
 
 
 def _require_same(config: RunConfig, folder: Path) -> None:
-    path = folder / CONFIG
-    if not path.exists():
-        return
-    before, now = yaml.safe_load(path.read_text()), config.to_dict()
-    if before == now:
-        return
     # A version that lacked some of today's fields did what their defaults do.
-    before, now = _flat(run_config(before).to_dict()), _flat(now)
+    recorded = read_config(folder)
+    if recorded is None:
+        return
+    before, now = _flat(recorded.to_dict()), _flat(config.to_dict())
     changes = [
         f"{key} is {now.get(key)!r} and was {before.get(key)!r}"
         for key in sorted(before.keys() | now.keys())
@@ -145,6 +177,24 @@ def _require_same(config: RunConfig, folder: Path) -> None:
             f"{folder} contains a run with other settings: {'; '.join(changes[:5])}. Choose another folder (--output), "
             "or restore the settings to resume it"
         )
+
+
+def _fit(trainer: lightning.Trainer, classifier: Classifier, data: ImageData, state: SaveState) -> None:
+    """Train, from the saved state if there is one. What is raised before the first step then concerns that state."""
+    if not state.path.exists():
+        trainer.fit(classifier, datamodule=data)
+        return
+    try:
+        trainer.fit(classifier, datamodule=data, ckpt_path=state.path)
+    except (LocalViTError, Interrupted, OSError, torch.OutOfMemoryError, NonFiniteLossError):
+        raise
+    except Exception as error:
+        if state.training:
+            raise
+        raise CheckpointError(
+            f"{state.path} is not the state of this run ({type(error).__name__}: {error}). Remove it to restart the "
+            "run, or choose another --output"
+        ) from error
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -187,7 +237,7 @@ def _train(
         note_start(folder, seed=config.seed, world_size=trainer.world_size)
     test = parts.test if config.training.score_test else None
     try:
-        trainer.fit(classifier, datamodule=data, ckpt_path=state.path if state.path.exists() else None)
+        _fit(trainer, classifier, data, state)
         scored = image_data(parts.val if test is None else test, batch_size=2 * config.training.batch_size)
         scores = score(trainer, classifier.model, scored, channels_last=hardware.channels_last)
     except NonFiniteLossError as error:

@@ -3,6 +3,7 @@
 import argparse
 import os
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 import localvit
 from localvit import LocalityConfig, load_checkpoint, localize
+from localvit.training.checkpointing import AtomicCheckpointIO, CheckpointError
 
 PARITY = Path(__file__).parents[2] / "parity"
 PARITY_CONFIGS = {
@@ -150,6 +152,47 @@ def test_a_file_without_a_state_dict_is_refused(content: object, message: str, t
     torch.save(content, tmp_path / "file.pth")
     with pytest.raises(ValueError, match=message):
         load_checkpoint(small_model(LocalityConfig()), tmp_path / "file.pth")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        torch.zeros(1).expand(2**40),
+        torch.ones(4, 4).to_sparse(),
+        torch.quantize_per_tensor(torch.ones(4), 0.1, 0, torch.qint8),
+        torch.ones(4, dtype=torch.complex64),
+        torch.ones(4, device="meta"),
+    ],
+)
+def test_tensors_whose_numbers_are_not_in_the_file_are_refused(value: Tensor, tmp_path: Path) -> None:
+    torch.save({"head.weight": value}, tmp_path / "file.pth")
+    with pytest.raises(ValueError, match=r"file\.pth holds no state dict: head\.weight are not tensors"):
+        localvit.load_model(tmp_path / "file.pth", name="test_vit")
+
+
+def test_keys_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    torch.save({7: torch.ones(2)}, tmp_path / "file.pth")
+    with pytest.raises(ValueError, match=r"file\.pth holds no state dict: 7 are not tensors"):
+        localvit.load_model(tmp_path / "file.pth", name="test_vit")
+
+
+def test_a_head_without_numbers_gives_no_classes(tmp_path: Path) -> None:
+    torch.save({"head.weight": torch.ones(0).reshape(2**40, 0)}, tmp_path / "file.pth")
+    with pytest.raises(ValueError, match=r"file\.pth does not fit"):
+        localvit.load_model(tmp_path / "file.pth", name="test_vit")
+
+
+def test_an_archive_that_unpacks_to_more_than_its_size_is_not_unpacked(tmp_path: Path) -> None:
+    torch.save({"weight": torch.zeros(10_000)}, tmp_path / "whole.pth")
+    with zipfile.ZipFile(tmp_path / "whole.pth") as whole, zipfile.ZipFile(tmp_path / "packed.pth", "w") as packed:
+        for name in whole.namelist():
+            packed.writestr(name, whole.read(name), zipfile.ZIP_DEFLATED)
+    with pytest.raises(
+        ValueError, match=r"packed\.pth is a damaged .*compressed or overlap, which PyTorch never writes"
+    ):
+        load_checkpoint(nn.Linear(1, 1), tmp_path / "packed.pth")
+    with pytest.raises(CheckpointError, match=r"packed\.pth is damaged.*compressed or overlap"):
+        AtomicCheckpointIO().load_checkpoint(tmp_path / "packed.pth")
 
 
 @pytest.mark.parametrize("kind", ["pth", "safetensors", "text", "empty"])

@@ -5,6 +5,7 @@ every process. The modification time of a folder changes whenever a file or fold
 A list is therefore valid as long as no folder's time has changed, which takes one call per folder to check.
 """
 
+import errno
 import hashlib
 import logging
 import os
@@ -85,7 +86,7 @@ def scan(
         for entry in entries:
             if entry.name.startswith("."):
                 continue  # such as macOS's ._img.jpg, which is not an image
-            if entry.is_dir():
+            if _is_folder(entry):
                 folders.append(entry.name)
             elif entry.name[entry.name.rfind(".") :].lower() in endings:
                 names.append(entry.name)
@@ -94,6 +95,15 @@ def scan(
     for name in sorted(folders, key=natural_key):
         below = f"{relative}/{name}" if relative else name
         yield from scan(f"{path}/{name}", endings, count, relative=below, parents=parents | {identity})
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return False  # a link in a circle; whoever reads it as an image says so
 
 
 def _read(file: Path) -> pa.Table | None:

@@ -9,6 +9,7 @@ import copy
 import json
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -156,13 +157,23 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
             break
     if not isinstance(content, Mapping) or not content:
         raise ValueError(f"{path} holds {_describe(content)}; a state dict maps parameter names to tensors")
-    strangers = [key for key, value in content.items() if not isinstance(value, Tensor)]
+    strangers = [key for key, value in content.items() if not isinstance(key, str) or not _is_plain(value)]
     if strangers:
         raise ValueError(
             f"{path} holds no state dict: {_listing(strangers)} are not tensors. It must be a dict of tensors, "
-            "or a dict with one under 'model' or 'state_dict'"
+            "or a dict with one under 'model' or 'state_dict'; sparse, quantized and expanded tensors are not read"
         )
     return dict(content)
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a value is a tensor whose every number is in the file; an expanded one can be as large as it says."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and not (value.is_quantized or value.is_nested or value.is_meta or value.is_complex())
+        and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+    )
 
 
 def _is_pickle(path: Path) -> bool:
@@ -173,8 +184,17 @@ def _is_pickle(path: Path) -> bool:
     return start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and start[8:] != b"{")
 
 
+def require_unpacked(path: Path) -> None:
+    """Raise ``ValueError`` for an archive that unpacks to more than its file: PyTorch writes none."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if sum(record.file_size for record in archive.infolist()) > path.stat().st_size:
+                raise ValueError("its records are compressed or overlap, which PyTorch never writes")
+
+
 def _read_pickle(path: Path) -> Any:
     try:
+        require_unpacked(path)
         # The authors' files contain their command-line arguments in a Namespace, which only holds attributes. Pass a
         # file object, because torch trusts the suffix .safetensors.
         with torch.serialization.safe_globals([argparse.Namespace]), path.open("rb") as file:

@@ -4,7 +4,6 @@ Such a folder has ``config.json`` in timm's form and ``model.safetensors``. ``ti
 :func:`localvit.load_model` the weights, which hold a description of their own if this project wrote them.
 """
 
-import json
 import re
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from huggingface_hub.errors import (
 
 from localvit.models.weights.model_description import ModelDescription, class_names_of, input_of, require_known
 from localvit.system.errors import LocalViTError
+from localvit.system.plain_files import read_json
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 HUB, FOLDER = "hf-hub:", "local-dir:"
@@ -94,8 +94,8 @@ def describe_by_config(name: str) -> ModelDescription:
         FileNotFoundError, HubError: see :func:`file_of`.
     """
     path = file_of(name, CONFIG)
+    values = read_json(path)
     try:
-        values = json.loads(path.read_text())
         architecture, arguments = values["architecture"], dict(values.get("model_args") or {})
         require_known(architecture)
         known = timm.get_pretrained_cfg(architecture)

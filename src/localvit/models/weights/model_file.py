@@ -150,5 +150,5 @@ def description_by_name(name: str, state_dict: dict[str, Tensor]) -> ModelDescri
     classifier = config.get("classifier") or ""
     classifier = classifier if isinstance(classifier, str) else classifier[0]
     weight = from_official(state_dict, model).get(f"{classifier}.weight")
-    num_classes = model.num_classes if weight is None or weight.ndim == 0 else len(weight)
+    num_classes = model.num_classes if weight is None or weight.ndim == 0 or not weight.numel() else len(weight)
     return ModelDescription(name, {}, class_names_of(num_classes), input_of(config))
