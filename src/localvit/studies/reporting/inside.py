@@ -1,12 +1,12 @@
 """What ``localvit analyze --study`` found inside the networks of a study, for the study's own report."""
 
 import base64
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from localvit.studies.record import StudyError
+from localvit.system.plain_files import read_json
 
 ANALYSIS, FOUND = "analysis", "results.json"
 
@@ -42,7 +42,7 @@ def read_analysis(study: Path) -> tuple[MeasureFound, ...]:
     if not path.exists():
         return ()
     try:
-        measures = json.loads(path.read_text(encoding="utf-8"))["measures"]
+        measures = read_json(path)["measures"]
         return tuple(_measure(folder, values) for values in measures.values())
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise StudyError(
