@@ -40,7 +40,7 @@ class Kind(NamedTuple):
         read: reads it.
         share: how often it is tried, relative to the others.
         needs: sample that must be there; those of optional packages may not.
-        nameless: whether the function gets a text rather than a path, so that its error cannot name the file.
+        nameless: whether the error names a field instead: of a file that the command names, or a text without a file.
     """
 
     file: str
@@ -65,8 +65,8 @@ KINDS = {
         "config.yaml", damaged_yaml("recipe"), run_again("config.yaml"), 1
     ),
     "config.yaml beside a model": Kind("run.yaml", damaged_yaml("recipe"), read_run_of, 3),
-    "recipe": Kind("recipe.yaml", damaged_yaml("recipe"), read_recipe, 6),
-    "question of a study": Kind("question.yaml", damaged_yaml("study"), read_questions, 3),
+    "recipe": Kind("recipe.yaml", damaged_yaml("recipe"), read_recipe, 6, nameless=True),
+    "question of a study": Kind("question.yaml", damaged_yaml("study"), read_questions, 3, nameless=True),
     "results of a benchmark": Kind("results.json", damaged_json("benchmark.json"), read_benchmark, 4, nameless=True),
     "results.json of an analysis": Kind("results.json", damaged_json("analysis.json"), read_analysis_of, 2),
     "config.json of the hub, with class names": Kind("config.json", damaged_json("hub/config.json"), read_hub, 5),

@@ -1,5 +1,6 @@
 """JSON, YAML and safetensors with other values in them: other types, tags that call functions, headers that lie."""
 
+import copy
 import json
 from typing import Any
 
@@ -21,7 +22,7 @@ def with_odd_values(content: Any, random: Random) -> Any:
             break
         parent, key = places[int(random.integers(len(places)))]
         other_parent, other_key = places[int(random.integers(len(places)))]
-        odd = ODD_VALUES[int(random.integers(len(ODD_VALUES)))]
+        odd = copy.deepcopy(ODD_VALUES[int(random.integers(len(ODD_VALUES)))])
         match int(random.integers(6)):
             case 0:
                 del parent[key]

@@ -135,7 +135,7 @@ def test_weights_that_do_not_belong_to_the_configuration_are_noticed(tmp_path: P
 @pytest.mark.parametrize(
     ("config", "problem"),
     [
-        ("{", "describes no model of timm"),
+        ("{", "is not valid JSON"),
         ("[]", "describes no model of timm"),
         ('{"architecture": "no_such_model", "pretrained_cfg": {}}', "there is no model no_such_model"),
         ('{"architecture": "hf-hub:a/b", "pretrained_cfg": {}}', "must be a plain name"),

@@ -128,6 +128,28 @@ def test_what_cannot_be_is_refused_with_the_nearest_right_name(change: dict[str,
         study_at({**yaml.safe_load(FILE), **change})
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"variants": 3},
+        {"variants": {"a": 3}},
+        {"recipe": "x"},
+        {"scales": []},
+        {"landmarks": [1]},
+        {"scales": {"digits": 1}},
+    ],
+)
+def test_parts_of_another_type_are_named(change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"of a study is .*; it must map names to values"):
+        compose(yaml.safe_load(FILE) | change, "digits")
+
+
+@pytest.mark.parametrize("grid", [1, [], {}, {"axis": "x"}, {"axis": "x", "points": [3]}])
+def test_a_grid_of_another_form_is_named(grid: Any) -> None:
+    with pytest.raises(ValueError, match="grid"):
+        compose(yaml.safe_load(FILE) | {"grid": grid}, "digits")
+
+
 def test_an_unknown_scale_is_refused_with_the_nearest() -> None:
     with pytest.raises(
         ValueError, match=r"scale is 'cifar'; it must be one of cifar10, digits, imagenet.*mean cifar10?"

@@ -43,6 +43,15 @@ def test_damaged_yaml_is_named(content: bytes, tmp_path: Path) -> None:
         read_yaml(tmp_path / "it.yaml")
 
 
+@pytest.mark.parametrize("content", ["a: 2021-04-05", "a: !!binary '////'", "a: !!set {b, c}", "2021-04-05: a"])
+def test_values_that_are_not_plain_are_refused(content: str, tmp_path: Path) -> None:
+    (tmp_path / "it.yaml").write_text(content)
+    with pytest.raises(
+        ValueError, match=r"it\.yaml has the (date|bytes|set) .*texts, numbers, lists and mappings only"
+    ):
+        read_yaml(tmp_path / "it.yaml")
+
+
 @pytest.mark.parametrize("content", [LAUGHS, "a: &a [*a]", "a: " + "[" * 70 + "]" * 70])
 def test_values_without_end_are_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / "it.yaml").write_text(content)

@@ -28,30 +28,41 @@ def compose(study: Mapping[str, Any], scale: str | None) -> dict[str, Any]:
     Raises:
         ValueError: for an unknown scale, or a scale with unknown fields.
     """
-    own: dict[str, Any] = study.get("scales") or {}
+    own = _mapping(study.get("scales"), "scales")
     scale = scale or next(iter(own), "digits")
     path = _recipe_of(scale)
-    at_scale: dict[str, Any] = own.get(scale) or {}
+    at_scale = _mapping(own.get(scale), f"scales.{scale}")
     _require_known(at_scale, scale, study)
 
     values = {name: value for name, value in study.items() if name not in ("scales", *_OF_A_SCALE)}
     values["scale"] = Path(scale).stem
     values["recipe"] = read_yaml(path)
     for overrides in (study.get("recipe"), at_scale.get("recipe")):
-        set_values(values["recipe"], overrides or {})
-    variants_here = at_scale.get("variants") or {}
+        set_values(values["recipe"], _mapping(overrides, "recipe"))
+    variants_here = _mapping(at_scale.get("variants"), "variants")
     values["variants"] = {
-        name: {**(overrides or {}), **(variants_here.get(name) or {})}
-        for name, overrides in (study.get("variants") or {}).items()
+        name: {**_mapping(overrides, f"variant {name}"), **_mapping(variants_here.get(name), f"variant {name}")}
+        for name, overrides in _mapping(study.get("variants"), "variants").items()
     }
-    landmarks = {**(study.get("landmarks") or {}), **(at_scale.get("landmarks") or {})}
+    landmarks = {
+        **_mapping(study.get("landmarks"), "landmarks"),
+        **_mapping(at_scale.get("landmarks"), "landmarks"),
+    }
     values["variants"] |= landmarks
     values["landmarks"] = list(landmarks)
     for name in ("seeds", "looks", "margin", "sweep", "start"):
         if (value := at_scale.get(name, study.get(name))) is not None:
             values[name] = value
     grid = at_scale.get("grid", study.get("grid"))
-    return values if grid is None else _on_grid(values, grid)
+    if grid is None:
+        return values
+    try:
+        return _on_grid(values, grid)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"grid is {grid!r:.200}, which does not fit the study; it must have an axis and points, and the study "
+            f"variants and a baseline: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _on_grid(values: Mapping[str, Any], grid: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,10 +136,21 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
+def _mapping(value: Any, name: str) -> dict[str, Any]:
+    """A part of a study that maps names to values; nothing if it is left out."""
+    if value is not None and not isinstance(value, dict):
+        raise ValueError(f"{name} of a study is {value!r:.80}; it must map names to values")
+    return value or {}
+
+
 def _require_known(at_scale: Mapping[str, Any], scale: str, study: Mapping[str, Any]) -> None:
     for given, known, what in (
         (at_scale, _OF_A_SCALE, f"scales.{scale}"),
-        (at_scale.get("variants") or {}, study.get("variants") or {}, f"scales.{scale}.variants"),
+        (
+            _mapping(at_scale.get("variants"), "variants"),
+            _mapping(study.get("variants"), "variants"),
+            f"scales.{scale}.variants",
+        ),
     ):
         for name in given:
             if name not in known:

@@ -2,19 +2,18 @@
 
 from jsonargparse import set_parsing_settings
 
-# It imports a dataclass by its name even where only that dataclass fits.
-_OURS = [
+# It imports a dataclass of settings by its name, even where only that dataclass fits.
+_WITH_SETTINGS = [
     "localvit.LocalityConfig",
-    *(f"localvit.{room}.config" for room in ("locality", "data", "training", "studies")),
-    "localvit.studies.claims",
+    *(f"localvit.{room}" for room in ("locality", "data", "training", "studies")),
 ]
 
 
 def import_nothing() -> None:
     """Keep values plain: a recipe with ``{class_path: subprocess.Popen}`` would otherwise build any object it names.
 
-    This holds for all parsers of the process. Only dataclasses of settings can be named.
+    This holds for all parsers of the process. They import nothing but the rooms that define settings.
     """
     set_parsing_settings(
-        instantiate_subclass_spec_in_any=False, import_path_denylist=["*"], import_path_allowlist=_OURS
+        instantiate_subclass_spec_in_any=False, import_path_denylist=["*"], import_path_allowlist=_WITH_SETTINGS
     )

@@ -43,18 +43,24 @@ def _parsed(text: str, called: str, kind: str, parse: Callable[[str], Any]) -> A
     except Exception as error:  # YAML's constructors of numbers and dates raise whatever they meet
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
         raise ValueError(f"{called} is not valid {kind}: {reason}") from error
-    if _size(values, {}, _MOST_DEPTH) > _MOST_VALUES:
+    if _size(values, {}, _MOST_DEPTH, called) > _MOST_VALUES:
         raise ValueError(f"{called} has more than {_MOST_VALUES:,} values or is nested deeper than {_MOST_DEPTH}")
     return values
 
 
-def _size(value: Any, known: dict[int, int], depth: int) -> int:
+def _size(value: Any, known: dict[int, int], depth: int, called: str) -> int:
     """Number of values, those that aliases repeat counted each time; too many if it is nested deeper than ``depth``."""
+    for one in (value, *(value if isinstance(value, dict) else ())):
+        if not isinstance(one, str | int | float | None | (dict | list if one is value else str)):
+            kind = type(one).__name__
+            raise ValueError(
+                f"{called} has the {kind} {one!s:.100}; it may have texts, numbers, lists and mappings only"
+            )
     if not isinstance(value, dict | list):
         return 1
     if depth == 0:
         return _MOST_VALUES + 1  # an alias of what is around it ends here, too
     if id(value) not in known:
         inner = value.values() if isinstance(value, dict) else value
-        known[id(value)] = 1 + sum(_size(one, known, depth - 1) for one in inner)
+        known[id(value)] = 1 + sum(_size(one, known, depth - 1, called) for one in inner)
     return known[id(value)]

@@ -1,13 +1,13 @@
 """What ``localvit analyze --study`` found inside the networks of a study, for the study's own report."""
 
 import base64
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from localvit.studies.record import StudyError
+from localvit.system.plain_files import read_json
 
 ANALYSIS, FOUND = "analysis", "results.json"
 
@@ -61,7 +61,7 @@ def read_analysis(study: Path) -> AnalysisFound:
     if not path.exists():
         return AnalysisFound()
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
         seeds = frozenset(int(finding["seed"]) for finding in found["findings"] if finding["seed"] is not None)
         return AnalysisFound(tuple(_measure(folder, values) for values in found["measures"].values()), seeds)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
