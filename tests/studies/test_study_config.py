@@ -132,7 +132,7 @@ def test_what_cannot_be_is_refused_with_the_nearest_right_name(change: dict[str,
     "change",
     [
         {"variants": 3},
-        {"variants": {"a": 3}},
+        {"variants": {"a": 3}, "scales": None},
         {"recipe": "x"},
         {"scales": []},
         {"landmarks": [1]},
