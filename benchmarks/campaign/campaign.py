@@ -8,6 +8,7 @@ logs under ``docs/reliability/`` into the table there.
 import argparse
 import json
 import sys
+import sysconfig
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -99,7 +100,7 @@ class Campaign:
 
     def failed(self, what: str) -> None:
         """The current trial did not show the claim."""
-        self.failures.append({"trial": self.tried, "what": what})
+        self.failures.append({"trial": self.tried, "what": _without_places(what)})
         ERRORS.print(f"trial {self.tried}: {what}", markup=False)
 
     def write(self) -> None:
@@ -121,6 +122,13 @@ class Campaign:
         """Say how it went, and exit with status 1 if a trial failed."""
         ERRORS.print(f"{self.tried} {self.unit}, {len(self.failures)} failures; the log is {self.path}", markup=False)
         sys.exit(1 if self.failures else 0)
+
+
+def _without_places(text: str) -> str:
+    """A text without the folders of this machine that hold the project and its packages."""
+    for folder in (Path(__file__).parents[2], Path(sysconfig.get_paths()["purelib"])):
+        text = text.replace(f"{folder}/", "")
+    return text
 
 
 def randomness(trial: int) -> np.random.Generator:
