@@ -24,6 +24,16 @@ def test_a_recipe_builds_no_object(tmp_path: Path) -> None:
     assert not canary.exists()
 
 
+@pytest.mark.parametrize("group", ["training", "data", "input"])
+def test_a_group_of_fields_without_fields_is_named(
+    group: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "recipe.yaml").write_text(f"seed: 1\n{group}:\n")
+    with pytest.raises(SystemExit):
+        main(["train", str(tmp_path / "recipe.yaml")])
+    assert f"{group} is None; it must map the names of its fields to values" in capsys.readouterr().err
+
+
 def test_a_recipe_with_values_without_end_is_refused_at_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

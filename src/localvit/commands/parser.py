@@ -45,11 +45,12 @@ class Parser(ArgumentParser):
         self.add_argument("--trust", action="store_true", help="run the machine code in a .pt2 file")
 
     def parse(self, arguments: list[str]) -> Any:
-        """Parse and build the dataclasses; ``ValueError`` for a plain value that stands for a group of fields."""
+        """Parse and build the dataclasses; ``ValueError`` for a plain value that stands for a group."""
         parsed = self.parse_args(arguments)
         groups = {name.rpartition(".")[0] for name in self.fields} - {""}
         for name in sorted(groups & set(parsed.keys(branches=True))):
-            if isinstance(parsed[name], str | int | float):
+            # An optional part may be null, and is no group of the parser.
+            if isinstance(parsed[name], str | int | float) or (parsed[name] is None and name in (self.groups or {})):
                 raise ValueError(f"{name} is {parsed[name]!r:.100}; it must map the names of its fields to values")
         return self.instantiate(parsed)
 

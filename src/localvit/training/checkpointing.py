@@ -44,7 +44,7 @@ class SaveState(Callback):
         on_epoch: called with the metrics of each epoch once they are saved.
 
     Attributes:
-        training: whether training has begun, and the state of an earlier process is restored.
+        trained: whether this process has done a step, so that the state of an earlier one is restored.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class SaveState(Callback):
         self.signal_number: int | None = None
         self.handlers: dict[int, Any] = {}
         self.last_saved = time.monotonic()
-        self.training = False
+        self.trained = False
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Take over the signals that ask to stop."""
@@ -66,7 +66,6 @@ class SaveState(Callback):
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Take them over from Lightning, which would exit with status 0 and without saving the state."""
-        self.training = True
         for number in self.handlers:
             signal.signal(number, self._stop)
 
@@ -93,6 +92,7 @@ class SaveState(Callback):
         batches = int(trainer.num_training_batches)
         if done % every and done < batches:
             return  # checkpoints do not contain accumulated gradients
+        self.trained = True
         last_to_save = (batches - 1) // every * every
         if trainer.world_size > 1 and done // every % _STEPS_BETWEEN_AGREEMENTS and done != last_to_save:
             return

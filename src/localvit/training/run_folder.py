@@ -180,7 +180,7 @@ def _require_same(config: RunConfig, folder: Path) -> None:
 
 
 def _fit(trainer: lightning.Trainer, classifier: Classifier, data: ImageData, state: SaveState) -> None:
-    """Train, from the saved state if there is one. What is raised before the first step then concerns that state."""
+    """Train, from the saved state if there is one. What is raised until the first step is done concerns that state."""
     if not state.path.exists():
         trainer.fit(classifier, datamodule=data)
         return
@@ -189,11 +189,11 @@ def _fit(trainer: lightning.Trainer, classifier: Classifier, data: ImageData, st
     except (LocalViTError, Interrupted, OSError, torch.OutOfMemoryError, NonFiniteLossError):
         raise
     except Exception as error:
-        if state.training:
+        if state.trained:
             raise
         raise CheckpointError(
-            f"{state.path} is not the state of this run ({type(error).__name__}: {error}). Remove it to restart the "
-            "run, or choose another --output"
+            f"the run cannot go on from {state.path} ({type(error).__name__}: {error}). Remove it to restart the run, "
+            "or choose another --output"
         ) from error
 
 

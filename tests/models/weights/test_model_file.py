@@ -207,6 +207,16 @@ def test_all_that_timm_takes_beside_the_model_s_own_arguments_is_refused() -> No
         assert names <= REFUSED_ARGUMENTS
 
 
+@pytest.mark.parametrize("value", [10**400, -(10**400), float("nan"), float("inf"), 100_001])
+def test_numbers_beyond_any_model_are_refused(value: float, tmp_path: Path) -> None:
+    described = honest() | {"arguments": {"embed_dim": value}}
+    with pytest.raises(ValueError, match=r"argument embed_dim is .*; it must be finite and at most 100,000"):
+        load_model(forged(tmp_path / "f.safetensors", described))
+    shown = honest()["input"] | {"mean": [value * 10**5]}
+    with pytest.raises(ValueError, match=r"mean is .*; it must be a list of numbers"):
+        load_model(forged(tmp_path / "f.safetensors", honest() | {"input": shown}))
+
+
 TOO_DEEP = '{"version": 1, "name": ' + "[" * 100_000
 
 

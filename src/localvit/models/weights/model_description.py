@@ -7,7 +7,6 @@ import dataclasses
 import difflib
 import inspect
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ _VERSION = 1
 _MOST_SIDE = 4096  # pixels; such an image takes 200 MB
 _MOST_NUMBER = 100_000
 _MOST_LAYERS = 1000
+_MOST_PIXEL = 1e9  # of the mean and standard deviation; JSON has whole numbers larger than any float
 
 # Arguments that make timm load other weights or read other files, that change what a model returns, or that follow from
 # the rest of a description: all that timm takes besides the arguments of the model itself.
@@ -164,8 +164,8 @@ def _require_plain(key: str, value: Any, most: float) -> None:
         for item in value:
             _require_plain(key, item, most)
     elif isinstance(value, int | float):
-        if not math.isfinite(value) or abs(value) > most:
-            raise ValueError(f"argument {key} is {value}; it must be finite and at most {most:,}")
+        if not abs(value) <= most:  # nor NaN
+            raise ValueError(f"argument {key} is {value!s:.100}; it must be finite and at most {most:,}")
     elif not (value is None or isinstance(value, str)):
         raise ValueError(
             f"argument {key} is {value!r:.100}; it must be plain JSON: a string, a number, or a list of them"
@@ -183,7 +183,9 @@ def _require_types(shown: InputConfig) -> None:
     """Check the types, which ``InputConfig`` itself does not."""
     for name, kinds in {"image_size": (int,), "mean": (int, float), "std": (int, float)}.items():
         values = getattr(shown, name)
-        if not isinstance(values, tuple) or not all(type(value) in kinds and math.isfinite(value) for value in values):
+        if not isinstance(values, tuple) or not all(
+            type(value) in kinds and abs(value) < _MOST_PIXEL for value in values
+        ):
             raise ValueError(f"{name} is {values!r:.100}; it must be a list of numbers")
     if len(shown.image_size) != 2:
         raise ValueError(f"image_size is {shown.image_size!r:.100}; it must be height and width")
