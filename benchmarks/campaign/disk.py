@@ -59,18 +59,13 @@ def scenarios(folder: Path) -> list[Scenario]:
     study, scale = small.write_study(folder)
     best = folder / "trained" / "best.safetensors"
     paper = folder / "paper.safetensors"
-    options = ["--hardware.accelerator", "cpu", "--hardware.threads", "1", "--hardware.workers", "0"]
 
     def evaluate(source: small.Source, own_cache: bool) -> Callable[[Path], list[str]]:
         def words(at: Path) -> list[str]:
             data = small.source_of(images, source, at / "cache" if own_cache else cache)
-            fields = [word for name, value in data.items() for word in (f"--data.{name}", value)]
-            return ["eval", "--checkpoint", str(best), *fields, *options, "--output", str(at / "evaluation")]
+            return small.evaluation(best, data, at / "evaluation")
 
         return words
-
-    def studied(at: Path) -> list[str]:
-        return ["study", str(study), "--scale", str(scale), "--measure", "false", "--jobs", "2", "--output", str(at)]
 
     def analyzed(at: Path) -> list[str]:
         shown = ["--images", str(images / "folder" / "val"), "--count", "8", "--device", "cpu", "--threads", "1"]
@@ -86,7 +81,7 @@ def scenarios(folder: Path) -> list[Scenario]:
         Scenario("a converted checkpoint", lambda at: ["convert", str(paper), str(at / "theirs.pth")]),
         Scenario("a model with its card", lambda at: ["push", str(best), f"local-dir:{at / 'card'}"]),
         Scenario("an analysis", analyzed),
-        Scenario("a study", studied),
+        Scenario("a study", lambda at: small.training_of_study(study, scale, at)),
     ]
 
 

@@ -102,16 +102,10 @@ def scenarios(folder: Path) -> list[Scenario]:
     def train(kind: str) -> Callable[[Path], list[str]]:
         return lambda chain: ["train", "--config", files[kind], "--output", str(chain / "run")]
 
-    def studied(chain: Path) -> list[str]:
-        options = ["--measure", "false", "--jobs", "2", "--output", str(chain)]
-        return ["study", str(study), "--scale", str(scale), *options]
-
     def evaluate(source: small.Source, own_cache: bool) -> Callable[[Path], list[str]]:
         def words(chain: Path) -> list[str]:
             data = small.source_of(images, source, chain / "cache" if own_cache else cache)
-            options = [word for name, value in data.items() for word in (f"--data.{name}", value)]
-            options += ["--hardware.accelerator", "cpu", "--hardware.threads", "1", "--hardware.workers", "0"]
-            return ["eval", "--checkpoint", str(checkpoint), *options, "--output", str(chain / "evaluation")]
+            return small.evaluation(checkpoint, data, chain / "evaluation")
 
         return words
 
@@ -149,7 +143,8 @@ def scenarios(folder: Path) -> list[Scenario]:
         ),
     ]
     # A study starts a server of its own, which takes longer than all the others do.
-    return [*cheap, *cheap, Scenario(studying, studied, while_studying)]
+    study_itself = Scenario(studying, lambda chain: small.training_of_study(study, scale, chain), while_studying)
+    return [*cheap, *cheap, study_itself]
 
 
 def _without_report(study: Path, folder: Path) -> None:

@@ -93,6 +93,19 @@ def source_of(images: Path, kind: Source, cache: Path) -> dict[str, Any]:
     return {"source": kind, "root": str(images / kind), "cache": str(cache)}
 
 
+def evaluation(checkpoint: Path, data: dict[str, Any], output: Path) -> list[str]:
+    """The words of the command that evaluates a checkpoint on the ``data`` of :func:`source_of`."""
+    fields = [word for name, value in data.items() for word in (f"--data.{name}", value)]
+    options = ["--hardware.accelerator", "cpu", "--hardware.threads", "1", "--hardware.workers", "0"]
+    return ["eval", "--checkpoint", str(checkpoint), *fields, *options, "--output", str(output)]
+
+
+def training_of_study(study: Path, scale: Path, output: Path) -> list[str]:
+    """The words of the command that runs a study of :func:`write_study`."""
+    options = ["--measure", "false", "--jobs", "2", "--output", str(output)]
+    return ["study", str(study), "--scale", str(scale), *options]
+
+
 def digits_recipe() -> dict[str, Any]:
     """A run on 72 digits, for studies."""
     values = recipe({"source": "digits", "held_out": 0.25, "train_images": 72, "val_images": 36})

@@ -1,23 +1,14 @@
 """How the campaign of ten commands at once judges their ends, and its short form."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-
-CAMPAIGN = Path(__file__).parents[2] / "benchmarks" / "campaign"
+from campaigns import CAMPAIGN, log_of
 
 
 @pytest.mark.slow
 def test_ten_runs_at_once_leave_what_one_leaves(tmp_path: Path) -> None:
-    log = tmp_path / "concurrency.json"
-    command = [sys.executable, str(CAMPAIGN / "concurrency.py"), "--count", "1", "--output", str(log)]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr
-    found = json.loads(log.read_text())
-    assert (found["tried"], found["failures"]) == (1, [])
+    found, _ = log_of("concurrency", 1, tmp_path)
     assert sum(number for kind, number in found["kinds"].items() if kind.startswith("commands that")) == 10
 
 

@@ -1,25 +1,16 @@
 """The campaign of bad disks in its short form, run as a user does, and how it judges what it finds."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-
-CAMPAIGN = Path(__file__).parents[2] / "benchmarks" / "campaign"
+from campaigns import CAMPAIGN, log_of
 
 
 def test_a_run_survives_bad_disks(tmp_path: Path) -> None:
-    log = tmp_path / "disk.json"
-    command = [sys.executable, str(CAMPAIGN / "disk.py"), "--count", "2", "--output", str(log)]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr
-    found = json.loads(log.read_text())
-    assert (found["tried"], found["failures"]) == (2, [])
+    found, printed = log_of("disk", 2, tmp_path)
     assert sum(number for kind, number in found["kinds"].items() if kind.endswith(": a run")) == 2
     if "full disk: a run" not in found["kinds"]:
-        assert "No file system can be mounted here" in ended.stdout
+        assert "No file system can be mounted here" in printed
 
 
 @pytest.mark.parametrize(

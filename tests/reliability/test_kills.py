@@ -1,28 +1,17 @@
 """The campaign of kills in its short form, run as a user does, and what it compares with."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from campaigns import CAMPAIGN, log_of
 from safetensors.torch import save_file
-
-CAMPAIGN = Path(__file__).parents[2] / "benchmarks" / "campaign"
-
-
-def kill(count: int, log: Path) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, str(CAMPAIGN / "kills.py"), "--count", str(count), "--output", str(log)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def test_commands_that_are_killed_end_as_if_they_were_not(tmp_path: Path) -> None:
-    ended = kill(2, tmp_path / "kills.json")
-    assert ended.returncode == 0, ended.stderr
-    log = json.loads((tmp_path / "kills.json").read_text())
-    assert (log["tried"], log["failures"]) == (2, [])
+    log, _ = log_of("kills", 2, tmp_path)
     assert log["kinds"]["killed: training on a folder"] == 2
     assert sum(number for kind, number in log["kinds"].items() if kind.startswith("fell: ")) == 2
     assert log["kinds"]["chains compared with an undisturbed command"] == 1

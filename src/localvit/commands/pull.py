@@ -22,13 +22,13 @@ def parser() -> Parser:
 
 def command(options: Any) -> Callable[[], int]:
     """Download and write."""
-    from localvit.models.weights.hub_files import HUB
+    from localvit.models.weights.hub_files import HUB, name_of
     from localvit.models.weights.model_file import load_model, save_model
 
     def pull() -> int:
-        name = str(options.name).removeprefix(HUB)
-        model, description = load_model(f"{HUB}{name}")
-        path = Path(options.output or f"{name.partition('@')[0].rpartition('/')[2]}.safetensors")
+        name = f"{HUB}{str(options.name).removeprefix(HUB)}"
+        model, description = load_model(name)
+        path = Path(options.output or f"{name_of(name)}.safetensors")
         save_model(model, description, path)
         RESULTS.print(f"{path}: {description.name}, {len(description.class_names)} classes", soft_wrap=True)
         return 0

@@ -12,6 +12,7 @@ token, E = expansion_ratio * D hidden channels, H x W the token grid.
 
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -53,25 +54,13 @@ def on_image_tokens(
     return restore(function(permute(image_BMD))) if permuted else function(image_BMD)
 
 
-def on_grid(
-    function: Callable[[Tensor], Tensor],
-    x_BND: Tensor,
-    grid: tuple[int, int],
-    num_prefix_tokens: int,
-    *,
-    permuted: bool = False,
-) -> Tensor:
-    """Apply ``function`` to the image tokens as a feature map (B, D, H, W) and return tokens (B, H * W, D).
+def on_map(function: Callable[[Tensor], Tensor], image_BMD: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Apply ``function`` to image tokens (B, H * W, D) as a feature map (B, D, H, W), and return tokens.
 
     These are Seq2Img and Img2Seq of the paper. The map is a channels-last view of the tokens, so nothing is copied.
-    The rest is as for :func:`on_image_tokens`.
     """
-
-    def on_map(image_BMD: Tensor) -> Tensor:
-        image_BDHW = image_BMD.unflatten(1, grid).permute(0, 3, 1, 2)
-        return function(image_BDHW).permute(0, 2, 3, 1).flatten(1, 2)
-
-    return on_image_tokens(on_map, x_BND, grid, num_prefix_tokens, permuted=permuted)
+    image_BDHW = image_BMD.unflatten(1, grid).permute(0, 3, 1, 2)
+    return function(image_BDHW).permute(0, 2, 3, 1).flatten(1, 2)
 
 
 class GridFeedForward(nn.Module):
@@ -108,9 +97,11 @@ class GridFeedForward(nn.Module):
 
     def branch(self, x_BND: Tensor, grid: tuple[int, int]) -> Tensor:
         """The residual branch: what the network adds to the image tokens (B, H * W, D). See :meth:`forward`."""
-        return on_grid(self._on_grid, x_BND, grid, self.num_prefix_tokens, permuted=self.config.permuted)
+        mix = partial(self._mix, grid=grid)
+        return on_image_tokens(mix, x_BND, grid, self.num_prefix_tokens, permuted=self.config.permuted)
 
-    def _on_grid(self, image_BDHW: Tensor) -> Tensor:
+    def _mix(self, image_BMD: Tensor, grid: tuple[int, int]) -> Tensor:
+        """The branch of image tokens (B, H * W, D) in the order in which the convolution sees them."""
         raise NotImplementedError
 
 
@@ -156,8 +147,9 @@ class LocalityFeedForward(GridFeedForward):
         out_BDHW: Tensor = self.project(hidden_BEHW)
         return out_BDHW
 
-    def _on_grid(self, image_BDHW: Tensor) -> Tensor:
-        return self.in_order(image_BDHW) if self.fast_form is None else self.fast_form(self, image_BDHW)
+    def _mix(self, image_BMD: Tensor, grid: tuple[int, int]) -> Tensor:
+        form = self.in_order if self.fast_form is None else partial(self.fast_form, self)
+        return on_map(form, image_BMD, grid)
 
 
 class ConvNormAct(nn.Sequential):

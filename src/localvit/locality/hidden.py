@@ -3,12 +3,14 @@
 Shape suffixes: B images, N = P + H * W tokens, P prefix tokens, E hidden channels of the MLP, H x W the token grid.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
 from localvit.locality.channel_attention import channel_attention
 from localvit.locality.config import LocalityConfig
-from localvit.locality.feed_forward import on_grid
+from localvit.locality.feed_forward import on_image_tokens, on_map
 
 
 class HiddenLocality(nn.Module):
@@ -39,7 +41,8 @@ class HiddenLocality(nn.Module):
             ValueError: if the tokens do not fill a grid of (H, W).
         """
         prefix = self.num_prefix_tokens
-        out_BME = x_BNE[:, prefix:] + on_grid(self._on_grid, x_BNE, grid, prefix, permuted=self.permuted)
+        mix = partial(on_map, self._on_grid, grid=grid)
+        out_BME = x_BNE[:, prefix:] + on_image_tokens(mix, x_BNE, grid, prefix, permuted=self.permuted)
         return torch.cat([x_BNE[:, :prefix], out_BME], dim=1) if prefix else out_BME
 
     def _on_grid(self, image_BEHW: Tensor) -> Tensor:

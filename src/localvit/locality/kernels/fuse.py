@@ -18,8 +18,8 @@ from localvit.locality.feed_forward import (
     ConvNormAct,
     GridFeedForward,
     LocalityFeedForward,
-    on_grid,
     on_image_tokens,
+    on_map,
 )
 from localvit.locality.hidden import HiddenLocality
 from localvit.locality.kernels import onednn
@@ -76,11 +76,6 @@ class FusedFeedForward(GridFeedForward):
         self.project = _linear(locality.project)
         self.eval().requires_grad_(False)
 
-    def branch(self, x_BND: Tensor, grid: tuple[int, int]) -> Tensor:
-        """As :meth:`GridFeedForward.branch`, on tokens instead of a map: each view takes time in Python."""
-        mix = partial(self._mix, grid=grid)
-        return on_image_tokens(mix, x_BND, grid, self.num_prefix_tokens, permuted=self.config.permuted)
-
     def _mix(self, image_BMD: Tensor, grid: tuple[int, int]) -> Tensor:
         if onednn.fits(image_BMD, self.config.activation):
             images = onednn.images_at_a_time(image_BMD, self.project.in_features)
@@ -125,7 +120,8 @@ class FusedHiddenLocality(HiddenLocality):
     def forward(self, x_BNE: Tensor, grid: tuple[int, int]) -> Tensor:
         """As :meth:`HiddenLocality.forward`."""
         prefix = self.num_prefix_tokens
-        out_BME = on_grid(self.depthwise, x_BNE, grid, prefix, permuted=self.permuted)
+        mix = partial(on_map, self.depthwise, grid=grid)
+        out_BME = on_image_tokens(mix, x_BNE, grid, prefix, permuted=self.permuted)
         return torch.cat([x_BNE[:, :prefix], out_BME], dim=1) if prefix else out_BME
 
 
