@@ -20,7 +20,7 @@ from localvit.commands.cli import main
 from localvit.models.weights.model_file import ModelDescription, save_model
 from localvit.studies.config import StudyConfig
 from localvit.studies.record import StudyRecord
-from localvit.studies.study import RUNS
+from localvit.studies.session import RUNS
 from localvit.training.initial_model import build_model
 from localvit.training.overrides import run_config
 from localvit.training.record import command_line

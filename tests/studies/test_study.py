@@ -376,6 +376,44 @@ def test_a_record_keeps_the_choices_of_a_sweep(study_file: Path, finished: tuple
     assert not (folder.parent / "runs").exists()
 
 
+def test_the_record_of_a_study_that_was_killed_in_its_sweep_is_enough_to_go_on(study_file: Path) -> None:
+    sweep = {"groups": {"all": ["DeiT", "no depth-wise"]}, "grid": [0.003, 0.01, 0.03], "seeds": [1000]}
+    study_file.write_text(STUDY + f"sweep: {json.dumps(sweep)}\n")
+    output, elsewhere = study_file.parent / "runs", study_file.parent / "elsewhere"
+    record = output / "small-tiny" / "study.json"
+    process = subprocess.Popen(command(study_file, "--jobs", "1"), stdout=subprocess.DEVNULL, start_new_session=True)
+    while process.poll() is None and not (record.exists() and finished_runs(record, "sweep_runs")):
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    known = finished_runs(record, "sweep_runs")
+    assert 0 < len(known) < 3
+
+    # The folders of the runs are lost, and only the record travels.
+    (elsewhere / "small-tiny").mkdir(parents=True)
+    shutil.copy(record, elsewhere / "small-tiny")
+    planned = run_study(study_file, "--dry-run", output=elsewhere)
+    assert f"{9 - len(known)} of 9 runs to train" in " ".join(planned.stdout.split())
+    assert re.search(rf"\(sweep\) +{len(known)} of 3", planned.stdout)
+    ended = run_study(study_file, output=elsewhere)
+    assert ended.returncode == 0, ended.stderr
+    assert f"{len(known)} of 3 runs were finished before" in ended.stdout
+    trained = {path.name for path in (elsewhere / "runs").iterdir()}
+    assert len(trained) == 9 - len(known)
+    assert not trained & {outcome["folder"] for outcome in known}
+    complete = json.loads((elsewhere / "small-tiny" / "study.json").read_text())
+    assert [found["value"] for found in complete["sweep"]] == sweep["grid"]
+    assert {accuracy for found in complete["sweep"] for accuracy in found["accuracies"]} >= {
+        outcome["result"]["epochs"][-1]["val_top1"] for outcome in known
+    }
+    assert complete["sweep_runs"] == []
+
+
+def finished_runs(record: Path, which: str) -> list[dict[str, Any]]:
+    """The finished ones of the outcomes in a record."""
+    return [outcome for outcome in json.loads(record.read_text())[which] if outcome["result"] is not None]
+
+
 def test_help_explains_every_field(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["study", "--help"])

@@ -12,7 +12,7 @@ from scipy import stats
 
 from localvit.studies.claims import Claim, Price
 from localvit.studies.config import StudyConfig
-from localvit.studies.record import Costs, Look, Outcome, StudyRecord, known_outcomes, merge
+from localvit.studies.record import Costs, Look, Outcome, StudyRecord, earlier_outcomes, known_outcomes, merge
 from localvit.studies.statistics.findings import Agreement, StudySummary
 from localvit.studies.statistics.summary import summarize
 from localvit.training import RunResult
@@ -257,7 +257,7 @@ def test_a_record_stands_for_runs_without_a_folder_if_it_is_of_the_same_study(tm
     record = StudyRecord(config, tuple(outcome(name, 0, 70.0) for name in ("base", "local")))
 
     def finished(config: StudyConfig) -> list[tuple[str | None, int]]:
-        known = known_outcomes(config, tmp_path, record)
+        known = known_outcomes(config.runs(tmp_path), earlier_outcomes(config, record))
         return [(found.variant, found.seed) for found in known if found.status == "finished"]
 
     def with_data(**fields: Any) -> StudyConfig:
@@ -267,7 +267,8 @@ def test_a_record_stands_for_runs_without_a_folder_if_it_is_of_the_same_study(tm
     assert finished(with_data(root="elsewhere")) == [("base", 0), ("local", 0)]
     assert finished(with_data(train_images=7)) == []
     assert finished(replace(config, variants={**config.variants, "local": {"training.batch_size": 2}})) == []
-    assert [found.status for found in known_outcomes(config, tmp_path, None)] == ["missing"] * 4
+    assert earlier_outcomes(config, None) == ()
+    assert [found.status for found in known_outcomes(config.runs(tmp_path), ())] == ["missing"] * 4
 
 
 def test_locality_is_isolated_by_its_control() -> None:

@@ -13,7 +13,7 @@ from localvit.models.weights.model_description import ModelDescription
 from localvit.models.weights.model_file import create_model, description_by_name, load_model, read_description
 from localvit.studies.config import StudyConfig, StudyRun
 from localvit.studies.record import StudyError, StudyRecord
-from localvit.studies.study import RUNS
+from localvit.studies.session import RUNS
 from localvit.training.initial_model import build_model
 from localvit.training.initial_weights import draw_by_name
 from localvit.training.run_folder import LAST

@@ -80,7 +80,8 @@ def command(options: Any) -> Callable[[], int]:
     from localvit.studies.running.local import LocalBackend
     from localvit.studies.running.plan import in_words, plan, table
     from localvit.studies.running.runner import Backend, parse_shard, shard
-    from localvit.studies.study import RUNS, run_study, spread_so_far
+    from localvit.studies.session import standing
+    from localvit.studies.study import run_study, spread_so_far
 
     study = config_from(options, StudyConfig)
     part = parse_shard(options.shard)
@@ -89,7 +90,8 @@ def command(options: Any) -> Callable[[], int]:
     threads = share_of_cores(jobs)
 
     def show_plan() -> int:
-        runs = shard(study.runs(output / RUNS), *part)
+        outcomes = dict(standing(study, output))
+        runs = {run: outcomes[run] for run in shard([*outcomes], *part)}
         with RESULTS.status("Counting and measuring the variants"):
             planned = plan(study, runs, threads=threads)
         RESULTS.print(table(study, planned))

@@ -27,8 +27,8 @@ from localvit.training.record import git_state
 from localvit.training.run_folder import LOGITS, result_of
 
 RECORD, ERROR = "study.json", "error.txt"
-_VERSION = 2
-_READABLE = (1, 2)  # version 1 knew no looks, sweeps, or predictions
+_VERSION = 3
+_READABLE = (1, 2, 3)  # version 1 knew no looks, sweeps, or predictions; version 2 no unfinished sweeps
 
 
 class StudyError(LocalViTError):
@@ -148,6 +148,7 @@ class StudyRecord:
         plan: hash of the study as it was before any run (:meth:`StudyConfig.plan_hash`).
         sweep: what the sweep found.
         looks: the looks at the claims so far.
+        sweep_runs: the outcomes of the sweep's runs, for as long as it has not chosen.
     """
 
     config: StudyConfig
@@ -159,6 +160,7 @@ class StudyRecord:
     plan: str = ""
     sweep: tuple[SweepOutcome, ...] = ()
     looks: tuple[Look, ...] = ()
+    sweep_runs: tuple[Outcome, ...] = ()
 
     def save(self, folder: Path) -> None:
         """Write the record into the study's folder."""
@@ -236,27 +238,34 @@ def _merged(records: Sequence[StudyRecord]) -> StudyRecord:
     )
 
 
-def known_outcomes(study: StudyConfig, runs: Path, before: StudyRecord | None) -> tuple[Outcome, ...]:
-    """The outcomes of all runs of a study: from their folders, or of runs whose folder is gone, from an earlier record.
+def known_outcomes(runs: Sequence[StudyRun], earlier: Sequence[Outcome]) -> tuple[Outcome, ...]:
+    """The outcome of each run: from its folder, or if that is gone, from an earlier record.
+
+    Args:
+        runs: of a study, or of its sweep.
+        earlier: outcomes from a record of the same study; its seeds may differ.
+    """
+    recorded = {(outcome.variant, outcome.seed): outcome for outcome in earlier}
+    return tuple(_known(run, recorded.get((run.variant, run.seed))) for run in runs)
+
+
+def _known(run: StudyRun, recorded: Outcome | None) -> Outcome:
+    if recorded is None:
+        return _with_predictions(outcome_of(run), run.folder.parent)
+    if recorded.folder == run.folder.name and recorded.result is not None and recorded.correct is not None:
+        return recorded  # the folder has nothing more to say
+    found = _with_predictions(outcome_of(run), run.folder.parent)
+    return recorded if found.status == "missing" else found
+
+
+def earlier_outcomes(study: StudyConfig, before: StudyRecord | None) -> tuple[Outcome, ...]:
+    """The outcomes in an earlier record; none if it is of another study.
 
     Args:
         study: the study, with the choices of its sweep.
-        runs: the folder of all runs.
-        before: an earlier record. It counts if it is of the same study; its seeds may differ.
+        before: the record, if there is one.
     """
-    recorded = recorded_outcomes(study, before)
-    found = [with_predictions(outcome_of(run), runs) for run in study.runs(runs)]
-    return tuple(
-        recorded.get((outcome.variant, outcome.seed), outcome) if outcome.status == "missing" else outcome
-        for outcome in found
-    )
-
-
-def recorded_outcomes(study: StudyConfig, before: StudyRecord | None) -> dict[tuple[str | None, int], Outcome]:
-    """The outcomes in an earlier record by variant and seed; none if it is of another study."""
-    if before is None or not same_study(before.config, study):
-        return {}
-    return {(outcome.variant, outcome.seed): outcome for outcome in before.outcomes}
+    return before.outcomes if before is not None and same_study(before.config, study) else ()
 
 
 def code_version() -> str:
@@ -281,7 +290,7 @@ def outcome_of(run: StudyRun) -> Outcome:
     )
 
 
-def with_predictions(outcome: Outcome, runs: Path) -> Outcome:
+def _with_predictions(outcome: Outcome, runs: Path) -> Outcome:
     """A finished outcome together with which test images were classified correctly, if its folder has the logits."""
     path = runs / outcome.folder / LOGITS
     if outcome.status != "finished" or not path.exists():

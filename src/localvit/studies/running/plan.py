@@ -1,6 +1,6 @@
 """Plans a study without training: its runs, their costs, and roughly how long they take."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
@@ -13,14 +13,15 @@ from localvit.data.config import DataConfig
 from localvit.data.module import ImageData
 from localvit.data.sources import open_parts
 from localvit.studies.config import StudyConfig, StudyRun
-from localvit.studies.record import Costs, outcome_of
-from localvit.studies.running.costs import measure
+from localvit.studies.record import Costs, Outcome
+from localvit.studies.running.costs import measure, what_costs
 from localvit.system.errors import LocalViTError
 from localvit.training import RunConfig
 
 # Few rounds suffice for an estimate, and few images for a machine that will not run the study.
 _ROUNDS, _IMAGES = 2, 16
 _CLASSES_OF_IMAGENET = 1000
+_SWEEP, _START = "(sweep)", "(weights to start from)"
 
 
 @dataclass(frozen=True)
@@ -76,12 +77,12 @@ class Plan:
         return sum(known) / jobs if len(known) == len(times) else None
 
 
-def plan(study: StudyConfig, runs: Sequence[StudyRun], *, threads: int) -> Plan:
+def plan(study: StudyConfig, runs: Mapping[StudyRun, Outcome], *, threads: int) -> Plan:
     """Count and measure every variant of a study on this machine.
 
     Args:
         study: the study.
-        runs: its runs, or those of a shard.
+        runs: its runs and those of its sweep, or a shard's share of them, with what earlier calls left.
         threads: CPU threads per run, for runs that do not set their own.
 
     Raises:
@@ -99,14 +100,13 @@ def plan(study: StudyConfig, runs: Sequence[StudyRun], *, threads: int) -> Plan:
     num_classes = max((found.num_classes for found in images.values()), default=_CLASSES_OF_IMAGENET)
     batch_size = min(_IMAGES, *(config.training.batch_size for config in configs.values())) if problem else None
     costs = measure(configs, num_classes, threads=threads, batch_size=batch_size, rounds=_ROUNDS, memory=not problem)
-    first = next(iter(costs.values()))
     planned = tuple(
         PlannedRun(
             run,
-            outcome_of(run).status,
-            _seconds(run.config, costs.get(run.variant or "", first), images.get(run.config.data)),
+            outcome.status,
+            _seconds(run.config, _costs_of(run.config, configs, costs), images.get(run.config.data)),
         )
-        for run in runs
+        for run, outcome in runs.items()
     )
     return Plan(costs, planned, problem)
 
@@ -117,13 +117,16 @@ def table(study: StudyConfig, planned: Plan) -> Table:
     rows.add_column("variant")
     for header in ("parameters", "MACs", "finished", "img/s", "time per run"):
         rows.add_column(header, justify="right", no_wrap=True)
-    for name in [None, *study.variants]:
-        runs = [run for run in planned.runs if run.run.variant == name]
+    of_row: dict[str, list[PlannedRun]] = {name: [] for name in (_SWEEP, _START, *study.variants)}
+    for run in planned.runs:
+        name = run.run.variant
+        of_row[_START if name is None else name if name in study.variants else _SWEEP].append(run)
+    for name, runs in of_row.items():
         if not runs:
             continue
-        costs = planned.costs.get(name or "")
+        costs = planned.costs.get(name)
         rows.add_row(
-            name or "(weights to start from)",
+            name,
             f"{costs.parameters:,}" if costs else "",
             f"{costs.macs:,}" if costs else "",
             f"{sum(run.status == 'finished' for run in runs)} of {len(runs)}",
@@ -155,6 +158,12 @@ def _look(config: RunConfig) -> Images:
     batches = sum(1 for _ in islice(data.train_dataloader(), 8))
     seconds = (perf_counter() - start) / (batches * batch_size)
     return Images(len(parts.train.labels_M), len(parts.val.labels_M), len(parts.train.class_names), seconds)
+
+
+def _costs_of(config: RunConfig, configs: Mapping[str, RunConfig], costs: Mapping[str, Costs]) -> Costs:
+    """The costs of the variant that a run costs as much as; a run that others start from counts as the first."""
+    alike = (costs[name] for name, variant in configs.items() if what_costs(variant) == what_costs(config))
+    return next(alike, next(iter(costs.values())))
 
 
 def _seconds(config: RunConfig, costs: Costs, images: Images | None) -> float | None:
