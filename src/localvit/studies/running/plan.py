@@ -19,7 +19,7 @@ from localvit.system.errors import LocalViTError
 from localvit.training import RunConfig
 
 # Few rounds suffice for an estimate, and few images for a machine that will not run the study.
-_ROUNDS, _IMAGES = 2, 16
+_ROUNDS, _IMAGES, _BATCHES = 2, 16, 8
 _CLASSES_OF_IMAGENET = 1000
 _SWEEP, _START = "(sweep)", "(weights to start from)"
 
@@ -33,12 +33,14 @@ class Images:
         val: number of held-out images.
         num_classes: number of classes.
         seconds_to_load: time to load one image in one process.
+        seconds_to_open: time until the first batch of a run.
     """
 
     train: int
     val: int
     num_classes: int
     seconds_to_load: float
+    seconds_to_open: float
 
 
 @dataclass(frozen=True)
@@ -154,10 +156,15 @@ def _look(config: RunConfig) -> Images:
         train=parts.train,
         augmentation=config.augmentation,
     )
+    batches = iter(data.train_dataloader())
     start = perf_counter()
-    batches = sum(1 for _ in islice(data.train_dataloader(), 8))
-    seconds = (perf_counter() - start) / (batches * batch_size)
-    return Images(len(parts.train.labels_M), len(parts.val.labels_M), len(parts.train.class_names), seconds)
+    next(batches)  # images that fit into memory are decoded now, once
+    opened = perf_counter()
+    more = sum(1 for _ in islice(batches, _BATCHES))
+    seconds = (perf_counter() - opened) / (more * batch_size) if more else (opened - start) / batch_size
+    return Images(
+        len(parts.train.labels_M), len(parts.val.labels_M), len(parts.train.class_names), seconds, opened - start
+    )
 
 
 def _costs_of(config: RunConfig, configs: Mapping[str, RunConfig], costs: Mapping[str, Costs]) -> Costs:
@@ -178,4 +185,5 @@ def _seconds(config: RunConfig, costs: Costs, images: Images | None) -> float | 
     training = config.training
     trained = training.total_epochs * images.train * per_image(costs.training_images_per_second)
     evaluations = training.total_epochs // (training.evaluate_every or training.total_epochs)
-    return trained + evaluations * images.val * per_image(costs.inference_images_per_second)
+    evaluated = evaluations * images.val * per_image(costs.inference_images_per_second)
+    return images.seconds_to_open + trained + evaluated
