@@ -1,5 +1,6 @@
 """``localvit export``: from a run's folder to files that classify on their own."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from localvit import ModelDescription, localize, save_model
 from localvit.commands.cli import main
 from localvit.data.config import InputConfig
+from localvit.evaluation import agreement as comparison
 from localvit.models import exported
 from localvit.models.weights.model_file import create_model
 
@@ -77,6 +79,33 @@ def test_int8_ranges_come_from_the_runs_own_images(run: Path, capsys: pytest.Cap
     printed = " ".join(capsys.readouterr().out.split())
     assert "best_int8.xml" in printed
     assert (run / "best_int8.bin").stat().st_size > 0
+
+
+def test_layers_stay_in_full_precision_if_int8_costs_too_much(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    goals: list[exported.AccuracyGoal | None] = []
+    export_model, agreement = exported.export_model, comparison.agreement
+
+    def noted(*given: Any, goal: exported.AccuracyGoal | None, **options: Any) -> None:
+        goals.append(goal)
+        export_model(*given, goal=goal, **options)
+
+    def costly(*given: Any, **options: Any) -> comparison.Agreement:
+        found = agreement(*given, **options)
+        return dataclasses.replace(found, accuracy=50.0, exported_accuracy=40.0 if goals[-1] is None else 49.6)
+
+    monkeypatch.setattr(exported, "export_model", noted)
+    monkeypatch.setattr(comparison, "agreement", costly)
+    words = ["export", str(run / "best.safetensors"), "--to", "onnx", "--int8"]
+    assert main(words) == 0
+    printed = capsys.readouterr()
+    assert "int8 costs 10.00 points of accuracy" in printed.err
+    assert "49.60 %" in printed.out
+    assert [goal and goal.most_drop for goal in goals] == [None, 0.5]
+    assert (run / "best_int8.onnx").stat().st_size > 0
+    assert main([*words, "--max-drop", "0.2"]) == 1
+    assert "int8 costs 0.40 points" in capsys.readouterr().err
 
 
 def test_a_file_that_disagrees_is_not_kept(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from localvit import LocalityConfig, ModelDescription, localize
 from localvit.data.config import InputConfig
 from localvit.models.catalog import PUBLISHED
-from localvit.models.exported import Batch, export_model, load_exported
+from localvit.models.exported import AccuracyGoal, Batch, export_model, load_exported
 from localvit.models.weights.model_file import create_model
 from localvit.system.errors import LocalViTError
 
@@ -129,6 +129,49 @@ def test_int8_is_smaller_and_close(small: tuple[nn.Module, ModelDescription], tm
         assert 0 < error < 0.05  # rounded, but hardly
     with pytest.raises(LocalViTError, match="there are none"):
         export_model(model, description, tmp_path / "none.xml", calibration=[])
+
+
+def with_a_layer_that_int8_destroys(model: nn.Module) -> nn.Module:
+    """Give a hidden channel that is always zero so large a weight that the others of its layer round to zero."""
+    locality = model.get_submodule("blocks.0.mlp.locality")
+    with torch.no_grad():
+        for name, scale in (("expand", 20.0), ("depthwise", 20.0), ("project", 8.0)):
+            locality.get_parameter(f"{name}.norm.weight").fill_(scale)
+        locality.get_parameter("depthwise.norm.weight")[0] = 0
+        locality.get_parameter("depthwise.norm.bias")[0] = 0
+        locality.get_parameter("project.conv.weight")[:, 0] = 3000
+    return model
+
+
+@pytest.mark.parametrize(("ending", "batch"), [(".onnx", 4), (".xml", "dynamic")])
+def test_a_layer_that_int8_would_destroy_stays_in_full_precision(ending: str, batch: Batch, tmp_path: Path) -> None:
+    pytest.importorskip("nncf")
+    description = description_of("vit_tiny_patch16_224", **SMALL, class_token=False, global_pool="avg")
+    model = with_a_layer_that_int8_destroys(built(description, config=LocalityConfig()))
+    candidates = images(description, 300)
+    with torch.inference_mode():
+        logits_MK = model(candidates)
+        logits_MK -= logits_MK.mean(0)
+        model.get_parameter("head.bias").sub_(model(candidates).mean(0))
+    best_M2 = logits_MK.topk(2).values
+    clear = (best_M2[:, 0] - best_M2[:, 1]).topk(60).indices  # rounding of the other layers does not change them
+    shown, labels = candidates[clear], logits_MK[clear].argmax(1)
+    assert len(labels.unique()) == 3
+
+    def accuracy(**options: Any) -> float:
+        export_model(model, description, tmp_path / f"model{ending}", batch=batch, calibration=[shown[:20]], **options)
+        exported, found = load_exported(tmp_path / f"model{ending}")
+        assert found == description
+        return 100 * float((exported(shown).argmax(1) == labels).float().mean())
+
+    seen: list[int] = []
+    assert accuracy() < 60
+    assert accuracy(goal=AccuracyGoal([(shown, labels)], 2.0, seen.append)) >= 98
+    assert sum(seen) > 60
+    weights = f"model{'.bin' if ending == '.xml' else ending}"
+    export_model(model, description, tmp_path / "full" / f"model{ending}", batch=batch)
+    sizes = [(folder / weights).stat().st_size for folder in (tmp_path, tmp_path / "full")]
+    assert sizes[0] < 0.8 * sizes[1]  # the other layers are in int8
 
 
 def foreign(path: Path) -> None:

@@ -49,18 +49,22 @@ def read(path: Path) -> tuple[Any, str | None, list[Any]]:
     Raises:
         ValueError: if it is no ONNX file.
     """
-    runtime = needed("onnxruntime", "onnx")
     try:
-        # From memory, so that the file cannot name others to be read.
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        session = runtime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+        session = session_of(path.read_bytes())
         shape = list(session.get_inputs()[0].shape)
         return session, session.get_modelmeta().custom_metadata_map.get(METADATA), shape
     except OSError:
         raise
     except Exception as error:  # the runtime's own errors have no common class
         raise ValueError(f"{path} is damaged, or no ONNX file: {brief(error)}") from error
+
+
+def session_of(content: bytes) -> Any:
+    """ONNX Runtime's session of a graph in memory, which cannot name other files to be read."""
+    runtime = needed("onnxruntime", "onnx")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
 def run(session: Any, images_BCHW: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,18 +1,46 @@
-"""int8 by NNCF: 8 bits for weights and activations, with ranges chosen on real images."""
+"""int8 by NNCF: 8 bits for weights and activations, with ranges chosen on real images.
+
+Shape suffixes: B images, C channels, H x W pixels, K classes.
+"""
 
 import contextlib
 import io
-from collections.abc import Iterable
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from localvit.models.exported import onnx_file, openvino_file
 from localvit.models.exported.formats import INPUT, METADATA, Batch, needed
 from localvit.system.errors import LocalViTError
 
+_RANKED = 100  # images that rank the layers by what they cost
 
-def quantized(graph: Any, calibration: Iterable[Tensor], description: str, batch: Batch) -> Any:
+
+@dataclass(frozen=True)
+class AccuracyGoal:
+    """How much accuracy int8 may cost. The layers that cost most stay in full precision until it is reached.
+
+    Attributes:
+        pairs: batches of preprocessed images (B, C, H, W) and their classes (B,).
+        most_drop: points of accuracy that may be lost on these images.
+        watch: called with the number of images whenever some were classified.
+    """
+
+    pairs: Iterable[tuple[Tensor, Tensor]]
+    most_drop: float
+    watch: Callable[[int], object] = lambda images: None
+
+
+def quantized(
+    graph: Any, calibration: Iterable[Tensor], description: str, batch: Batch, goal: AccuracyGoal | None = None
+) -> Any:
     """A graph in int8.
 
     Activations are asymmetric, because h-swish is; weights have a scale per channel. NNCF's mode for transformers
@@ -23,6 +51,7 @@ def quantized(graph: Any, calibration: Iterable[Tensor], description: str, batch
         calibration: batches of preprocessed images (B, C, H, W).
         description: of the model, kept in the new graph.
         batch: number of images that the graph takes.
+        goal: leaves further layers in full precision. That classifies its images once for each layer tried.
 
     Raises:
         LocalViTError: if NNCF is missing, or there is no image.
@@ -32,20 +61,67 @@ def quantized(graph: Any, calibration: Iterable[Tensor], description: str, batch
     if not images:
         raise LocalViTError("int8 needs images to choose its ranges on, and there are none")
     size = 1 if batch == "dynamic" else batch
-    batches = [
-        np.stack([images[place % len(images)] for place in range(start, start + size)])
-        for start in range(0, len(images), size)
-    ]
+    batches = [np.stack(part) for part in _filled(images, size)]
     is_onnx = hasattr(graph, "SerializeToString")
     dataset = nncf.Dataset(batches, (lambda image: {INPUT: image}) if is_onnx else None)
+    options = {
+        "preset": nncf.QuantizationPreset.MIXED,
+        "model_type": nncf.ModelType.TRANSFORMER,
+        "subset_size": len(batches),
+    }
+    nncf.set_log_level(logging.WARNING)
     with contextlib.redirect_stdout(io.StringIO()):  # its progress bars
-        found = nncf.quantize(
-            graph,
-            dataset,
-            preset=nncf.QuantizationPreset.MIXED,
-            model_type=nncf.ModelType.TRANSFORMER,
-            subset_size=len(batches),
-        )
+        if goal is None:
+            found = nncf.quantize(graph, dataset, **options)
+        else:
+            found = nncf.quantize_with_accuracy_control(
+                graph,
+                dataset,
+                nncf.Dataset(_labeled(goal.pairs, size)),
+                lambda model, shown: _accuracy(_runner(model), shown, goal.watch),
+                max_drop=goal.most_drop / 100,
+                drop_type=nncf.DropType.ABSOLUTE,
+                # A layer that is left in full precision gets its first weights back, which smoothing has changed.
+                advanced_quantization_parameters=nncf.AdvancedQuantizationParameters(
+                    smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1)
+                ),
+                advanced_accuracy_restorer_parameters=nncf.AdvancedAccuracyRestorerParameters(
+                    ranking_subset_size=_RANKED
+                ),
+                **options,
+            )
     if not is_onnx:
         found.set_rt_info(description, [METADATA])
     return found
+
+
+def _filled(images: list[Any], size: int) -> list[list[Any]]:
+    """Parts of ``size`` images each; the last is filled up with the first images."""
+    return [
+        [images[place % len(images)] for place in range(start, start + size)] for start in range(0, len(images), size)
+    ]
+
+
+def _labeled(pairs: Iterable[tuple[Tensor, Tensor]], size: int) -> list[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+    """Images (B, C, H, W) and classes (B,) in batches of ``size``."""
+    images = [pair for images_BCHW, labels_B in pairs for pair in zip(images_BCHW, labels_B, strict=True)]
+    parts = (zip(*part, strict=True) for part in _filled(images, size))
+    return [(torch.stack(shown).numpy(), torch.stack(labels).numpy()) for shown, labels in parts]
+
+
+def _runner(model: Any) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+    """Images (B, C, H, W) to logits (B, K), for what NNCF hands over: an ONNX graph, or a compiled one of OpenVINO."""
+    if hasattr(model, "SerializeToString"):
+        return partial(onnx_file.run, onnx_file.session_of(model.SerializeToString()))
+    return partial(openvino_file.run, model)
+
+
+def _accuracy(
+    run: Callable[[NDArray[np.float32]], NDArray[np.float32]], shown: Iterable[Any], watch: Callable[[int], object]
+) -> tuple[float, list[float]]:
+    """The share of images that a graph classifies correctly, of all and of each batch."""
+    shares = []
+    for images_BCHW, labels_B in shown:
+        shares.append(float(np.mean(run(images_BCHW).argmax(1) == labels_B)))
+        watch(len(labels_B))
+    return float(np.mean(shares)), shares

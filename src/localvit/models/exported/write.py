@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from localvit.models.exported import onnx_file, openvino_file, package_file
 from localvit.models.exported.formats import Batch, format_of
 from localvit.models.exported.program import traced
-from localvit.models.exported.quantize import quantized
+from localvit.models.exported.quantize import AccuracyGoal, quantized
 from localvit.models.weights.model_description import ModelDescription
 from localvit.system.errors import LocalViTError
 
@@ -20,6 +20,7 @@ def export_model(
     *,
     batch: Batch = "dynamic",
     calibration: Iterable[Tensor] | None = None,
+    goal: AccuracyGoal | None = None,
 ) -> None:
     """Write a model for another runtime. The norms of its locality are folded into its layers.
 
@@ -30,6 +31,7 @@ def export_model(
         batch: number of images at a time, or ``"dynamic"`` for any number.
         calibration: batches of preprocessed images (B, C, H, W); the ranges of int8 are chosen on them. None keeps
             full precision.
+        goal: leaves layers of int8 in full precision until so much accuracy is kept.
 
     Raises:
         LocalViTError: if a package is missing, the model cannot be exported, or there is no image to calibrate with.
@@ -51,5 +53,5 @@ def export_model(
         shape = (-1 if batch == "dynamic" else batch, description.input.channels, *description.input.image_size)
         graph = openvino_file.build(program, text, shape)
     if calibration is not None:
-        graph = quantized(graph, calibration, text, batch)
+        graph = quantized(graph, calibration, text, batch, goal)
     (onnx_file if kind == "onnx" else openvino_file).write(graph, path)
