@@ -153,6 +153,12 @@ def test_names_that_are_no_unicode(config: DataConfig) -> None:
     for _ in range(2):
         train = open_parts(config, channels=3).train
         assert [train.read(i).size for i in range(3)] == [(4, 4)] * 3
+        names = [train.name(i) for i in range(3)]
+        assert sum(name.endswith(r"img\xff.jpg") for name in names) == 1
+        assert all(name.encode().decode() == name for name in names)  # a list of broken images can be written
+    os.rename(folder, folder[:-5] + b"/c\xe9t")  # noqa: PTH104
+    with pytest.raises(DataError, match=r"class folders whose names are not UTF-8: c\\xe9t; rename them"):
+        open_parts(config, channels=3)
 
 
 @pytest.fixture

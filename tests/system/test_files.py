@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from localvit.system import files
-from localvit.system.files import replacing, write_text
+from localvit.system.files import replacing, working_folder, write_text
 
 WRITER = """
 import sys
@@ -23,12 +23,24 @@ with replacing(Path(sys.argv[1])) as file:
     print("writing", flush=True)
     sys.stdin.read()
 """
+IN_A_FOLDER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from files import working_folder
+path = Path(sys.argv[1])
+with working_folder(path.parent, path.name) as folder:
+    (folder / "weights").write_text("half")
+    print("writing", flush=True)
+    sys.stdin.read()
+    (folder / "weights").replace(path)
+"""
 
 
-def a_writer(path: Path) -> "subprocess.Popen[str]":
+def a_writer(path: Path, code: str = WRITER) -> "subprocess.Popen[str]":
     """A process that has written half of a file, and goes on when its input ends."""
     process = subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(path), str(Path(files.__file__).parent)],
+        [sys.executable, "-c", code, str(path), str(Path(files.__file__).parent)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -65,6 +77,24 @@ def test_what_another_process_is_writing_is_left_alone(tmp_path: Path) -> None:
     assert process.returncode == 0
     assert path.read_text() == "half"
     assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_working_folder_of_a_killed_process_is_removed_and_one_in_use_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a[1].xml"
+    killed = a_writer(path, IN_A_FOLDER)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    assert len(names(tmp_path)) == 1
+    other = a_writer(path, IN_A_FOLDER)
+    assert len(names(tmp_path)) == 1
+    with working_folder(tmp_path, path.name) as folder:
+        (folder / "below").mkdir()
+        assert len(names(tmp_path)) == 2
+    assert len(names(tmp_path)) == 1
+    other.communicate("")
+    assert other.returncode == 0
+    assert path.read_text() == "half"
+    assert names(tmp_path) == [path.name]
 
 
 def test_many_writers_of_one_file_leave_one_of_their_contents(tmp_path: Path) -> None:

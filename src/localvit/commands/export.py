@@ -1,7 +1,6 @@
 """``localvit export``."""
 
 import statistics
-import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -63,6 +62,7 @@ def command(options: Any) -> Callable[[], int]:
     from localvit.models.weights.hub_files import HUB, name_of, weights_of
     from localvit.models.weights.model_file import load_model
     from localvit.system.errors import LocalViTError
+    from localvit.system.files import working_folder
 
     def export() -> int:
         model, description = load_model(options.file, name=options.model)
@@ -77,12 +77,12 @@ def command(options: Any) -> Callable[[], int]:
         stem = f"{checkpoint.stem if is_here else name_of(options.file)}{'_int8' if options.int8 else ''}"
         rows: list[tuple[Path, Agreement]] = []
         modules = {checkpoint.name: model}
-        folder.mkdir(parents=True, exist_ok=True)
         for kind in dict.fromkeys(options.to):
-            with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as name:
-                new = Path(name) / f"{stem}{ENDINGS[kind]}"
+            name = f"{stem}{ENDINGS[kind]}"
+            with working_folder(folder, name) as unchecked:
+                new = unchecked / name
                 found, exported = _exported(model, description, new, options, compared, calibration)
-                for file in sorted(new.parent.iterdir()):  # OpenVINO's weights before its graph
+                for file in sorted(unchecked.iterdir()):  # OpenVINO's weights before its graph
                     file.replace(folder / file.name)
             rows.append((folder / new.name, found))
             modules[new.name] = exported

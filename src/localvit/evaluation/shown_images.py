@@ -20,6 +20,7 @@ from localvit.data.sources import Part
 from localvit.evaluation.evaluate import as_the_model_names_them
 from localvit.evaluation.predict import images_at
 from localvit.system.errors import require
+from localvit.system.files import readable
 
 UNLABELED = "unlabeled"
 
@@ -52,7 +53,7 @@ class UnlabeledImages:
 
     def name(self, index: int) -> str:
         """The path of the image."""
-        return str(self._paths[index])
+        return readable(self._paths[index])
 
 
 class ShownImages:

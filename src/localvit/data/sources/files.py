@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from localvit.data.images import decode_image
+from localvit.system.files import readable
 
 
 class ImageFiles:
@@ -45,9 +46,11 @@ class ImageFiles:
         return str(self.folder)
 
     def read(self, index: int) -> Image.Image:
-        path = self.name(index)
-        return decode_image(Path(path), path, channels=self.channels)
+        return decode_image(Path(self._path(index)), self.name(index), channels=self.channels)
 
     def name(self, index: int) -> str:
-        """Path of the image."""
+        """Path of the image, for people."""
+        return readable(self._path(index))
+
+    def _path(self, index: int) -> str:
         return f"{self.folder}/{os.fsdecode(self.paths_M[index].as_py())}"

@@ -19,6 +19,7 @@ from localvit.data.sources.files import ImageFiles
 from localvit.data.sources.index import index_folder
 from localvit.data.sources.parts import listed
 from localvit.data.sources.request import Request
+from localvit.system.files import readable
 
 # Names that timm treats as synonyms.
 _TRAIN = ("train", "training")
@@ -44,6 +45,8 @@ class ImageFolder(ImageFiles):
         class_names = tuple(dict.fromkeys(classes))
         if not class_names:
             raise DataError(f"{folder} has no folders; it must have one for each class, with the images of the class")
+        if unreadable := [readable(name) for name in class_names if readable(name) != name]:
+            raise DataError(f"{folder} has class folders whose names are not UTF-8: {listed(unreadable)}; rename them")
         label_of = {name: label for label, name in enumerate(class_names)}
         folder_M = pc.list_parent_indices(names_D)
         labels_M = np.array([label_of[name] for name in classes], np.int64)[folder_M.to_numpy()]

@@ -1,6 +1,5 @@
 """OpenVINO's pairs of files: the graph (.xml) and its weights (.bin)."""
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from localvit.models.exported.formats import METADATA, Precision, brief, needed
+from localvit.system.files import working_folder
 
 _HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16"}
 
@@ -32,9 +32,8 @@ def build(program: torch.export.ExportedProgram, description: str, shape: Sequen
 def write(graph: Any, path: Path) -> None:
     """Write a graph of :func:`build`: the weights first, so that a graph is never without them."""
     openvino = needed("openvino", "openvino")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        new = Path(folder) / path.name
+    with working_folder(path.parent, path.name) as folder:
+        new = folder / path.name
         openvino.save_model(graph, new, compress_to_fp16=False)
         for ending in (".bin", ".xml"):
             new.with_suffix(ending).replace(path.with_suffix(ending))
