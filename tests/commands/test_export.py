@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from localvit import ModelDescription, localize, save_model
 from localvit.commands.cli import main
 from localvit.data.config import InputConfig
-from localvit.evaluation import agreement as comparison
-from localvit.models import exported
+from localvit.evaluation import checked_export
+from localvit.evaluation.agreement import Agreement
+from localvit.models.exported import AccuracyGoal
 from localvit.models.weights.model_file import create_model
 
 pytest.importorskip("onnx", reason="the extras onnx, openvino and quantize are not installed")
@@ -84,19 +85,19 @@ def test_int8_ranges_come_from_the_runs_own_images(run: Path, capsys: pytest.Cap
 def test_layers_stay_in_full_precision_if_int8_costs_too_much(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    goals: list[exported.AccuracyGoal | None] = []
-    export_model, agreement = exported.export_model, comparison.agreement
+    goals: list[AccuracyGoal | None] = []
+    export_model, agreement = checked_export.export_model, checked_export.agreement
 
-    def noted(*given: Any, goal: exported.AccuracyGoal | None, **options: Any) -> None:
+    def noted(*given: Any, goal: AccuracyGoal | None, **options: Any) -> None:
         goals.append(goal)
         export_model(*given, goal=goal, **options)
 
-    def costly(*given: Any, **options: Any) -> comparison.Agreement:
+    def costly(*given: Any, **options: Any) -> Agreement:
         found = agreement(*given, **options)
         return dataclasses.replace(found, accuracy=50.0, exported_accuracy=40.0 if goals[-1] is None else 49.6)
 
-    monkeypatch.setattr(exported, "export_model", noted)
-    monkeypatch.setattr(comparison, "agreement", costly)
+    monkeypatch.setattr(checked_export, "export_model", noted)
+    monkeypatch.setattr(checked_export, "agreement", costly)
     words = ["export", str(run / "best.safetensors"), "--to", "onnx", "--int8"]
     assert main(words) == 0
     printed = capsys.readouterr()
@@ -112,7 +113,7 @@ def test_a_file_that_disagrees_is_not_kept(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (run / "best.onnx").write_bytes(b"of an earlier export")
-    real = exported.export_model
+    real = checked_export.export_model
 
     def wrong(model: nn.Module, description: ModelDescription, path: Path, **options: Any) -> None:
         class Other(nn.Module):
@@ -126,7 +127,7 @@ def test_a_file_that_disagrees_is_not_kept(
 
         real(Other(), description, path, **options)
 
-    monkeypatch.setattr(exported, "export_model", wrong)
+    monkeypatch.setattr(checked_export, "export_model", wrong)
     assert main(["export", str(run / "best.safetensors"), "--to", "onnx"]) == 1
     assert "the exported model differs from the original: a logit by 0.01" in capsys.readouterr().err.replace("\n", " ")
     assert (run / "best.onnx").read_bytes() == b"of an earlier export"

@@ -59,6 +59,7 @@ def parser() -> Parser:
 
 def command(options: Any) -> Callable[[], int]:
     """Export, compare and print."""
+    from localvit.evaluation.checked_export import checked_export
     from localvit.models.weights.hub_files import HUB, name_of, weights_of
     from localvit.models.weights.model_file import load_model
     from localvit.system.errors import LocalViTError
@@ -81,7 +82,15 @@ def command(options: Any) -> Callable[[], int]:
             name = f"{stem}{ENDINGS[kind]}"
             with working_folder(folder, name) as unchecked:
                 new = unchecked / name
-                found, exported = _exported(model, description, new, options, compared, calibration)
+                found, exported = checked_export(
+                    model,
+                    description,
+                    new,
+                    compared,
+                    calibration if options.int8 else None,
+                    batch=options.batch,
+                    most_drop=options.max_drop,
+                )
                 for file in sorted(unchecked.iterdir()):  # OpenVINO's weights before its graph
                     file.replace(folder / file.name)
             rows.append((folder / new.name, found))
@@ -94,51 +103,6 @@ def command(options: Any) -> Callable[[], int]:
         return 0
 
     return export
-
-
-def _exported(
-    model: "nn.Module",
-    description: "ModelDescription",
-    path: Path,
-    options: Any,
-    compared: "ShownImages",
-    calibration: "ShownImages | None",
-) -> "tuple[Agreement, nn.Module]":
-    """Write a file, and compare it with the model.
-
-    If int8 costs too much, it is written again with those layers in full precision that cost most.
-
-    Raises:
-        LocalViTError: if the file disagrees all the same.
-    """
-    from localvit.evaluation.agreement import agreement
-    from localvit.models.exported import AccuracyGoal, export_model, load_exported
-    from localvit.system.progress import progress_bar
-
-    def write(goal: AccuracyGoal | None = None) -> None:
-        ranges = (images for images, _ in calibration.pairs()) if options.int8 and calibration else None
-        export_model(model, description, path, batch=options.batch, calibration=ranges, goal=goal)
-
-    def compare() -> "tuple[Agreement, nn.Module]":
-        exported, _ = load_exported(path, trusted=True)
-        with progress_bar(ERRORS, "images") as bar:
-            watch = partial(bar.advance, bar.add_task(f"Comparing {path.name}", total=compared.count))
-            found = agreement(model, exported, compared.pairs(), labeled=compared.labels_known, watch=watch)
-        return found, exported
-
-    with ERRORS.status(f"Writing {path.name}"):
-        write()
-    found, exported = compare()
-    too_much = options.int8 and found.drop is not None and not found.drop <= options.max_drop
-    if too_much and calibration is not None and calibration.labels_known:
-        message = f"int8 costs {found.drop:.2f} points of accuracy; leaving the layers that cost most as they are"
-        ERRORS.print(message, highlight=False, soft_wrap=True)
-        with progress_bar(ERRORS, "images") as bar:
-            watch = partial(bar.advance, bar.add_task("Choosing layers", total=None))
-            write(AccuracyGoal(calibration.pairs(), options.max_drop, watch))
-        found, exported = compare()
-    found.require(int8=options.int8, most_drop=options.max_drop)
-    return found, exported
 
 
 def _images(
