@@ -56,6 +56,7 @@ FINDINGS = {
 REMARK = """Low, middle and high are thirds of the layers. The class token bypasses the network, so that of the last
 layer changes no logit ([why](../localize.md)): of the high layers, one has no part in the comparison. The report of the
 study shows low and middle side by side."""
+BASELINE = "DeiT"
 HEAD = """# What the studies found
 
 Written by `python docs/results.py` from the records in this folder. Intervals cover new seeds and new test images, and
@@ -114,7 +115,7 @@ def page(summaries: list[StudySummary]) -> str:
         "|---|---|---|--:|---|---|",
     ]
     lines += [row for finding, study in FINDINGS.items() for row in _finding_rows(finding, study, summaries)]
-    lines += ["", REMARK]
+    lines += ["", REMARK, *_longer_training(summaries)]
     lines += ["", "## The studies", ""]
     lines += ["| question | scale | what came out | the paper | all claims | command |", "|---|---|---|---|---|---|"]
     lines += [_row(summary) for summary in summaries]
@@ -122,6 +123,24 @@ def page(summaries: list[StudySummary]) -> str:
         title = f"{QUESTIONS[summary.config.name]}, {summary.config.scale}"
         lines += ["", f"### {title}", "", f"![{title}]({_folder(summary)}/{_picture(summary)}.svg)"]
     return "\n".join(lines) + "\n"
+
+
+def _longer_training(summaries: list[StudySummary]) -> list[str]:
+    """What the baseline of RQ3 reaches in the longer training of RQ1, at the scales that have both."""
+    lines: list[str] = []
+    for scale in _scales(summaries):
+        of_scale = {summary.config.name: summary for summary in summaries if summary.config.scale == scale}
+        studies = [of_scale[name] for name in ("rq3_architectures", "rq1_depthwise") if name in of_scale]
+        reached = [studied.variant(BASELINE).accuracy for studied in studies]
+        if len(reached) == 2 and None not in reached:
+            epochs = [studied.config.configs[BASELINE].training.epochs for studied in studies]
+            short, long = (f"{found.mean:.2f} % after {count}" for found, count in zip(reached, epochs, strict=True))
+            lines += [
+                "",
+                f"At the {scale} scale, {BASELINE} reaches {short} epochs (RQ3) and {long} (RQ1), so a part of a",
+                "gain in RQ3 may be faster learning. `curve_steps` asks how much.",
+            ]
+    return lines
 
 
 def _scales(summaries: list[StudySummary]) -> list[str]:
