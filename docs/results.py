@@ -131,8 +131,8 @@ def _longer_training(summaries: list[StudySummary]) -> list[str]:
     for scale in _scales(summaries):
         of_scale = {summary.config.name: summary for summary in summaries if summary.config.scale == scale}
         studies = [of_scale[name] for name in ("rq3_architectures", "rq1_depthwise") if name in of_scale]
-        reached = [studied.variant(BASELINE).accuracy for studied in studies]
-        if len(reached) == 2 and None not in reached:
+        reached = [found for studied in studies if (found := studied.variant(BASELINE).accuracy) is not None]
+        if len(reached) == 2:
             epochs = [studied.config.configs[BASELINE].training.epochs for studied in studies]
             short, long = (f"{found.mean:.2f} % after {count}" for found, count in zip(reached, epochs, strict=True))
             lines += [
