@@ -1,10 +1,10 @@
 """Carries out pieces of work within a time limit, and records what became of each."""
 
-import contextlib
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import torch
@@ -62,20 +62,30 @@ class Step:
     items: tuple[Item, ...]
 
 
-@contextlib.contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
-    """Raise :class:`OutOfTime` inside the block once the seconds have passed. In the main thread only."""
+class TimeLimit:
+    """Raises :class:`OutOfTime` inside the block once the seconds have passed, and again while the block goes on.
 
-    def stop(*_: object) -> None:
-        raise OutOfTime
+    In the main thread only.
+    """
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001), _SECONDS_BETWEEN_ALARMS)
-    try:
-        yield
-    finally:
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.over = max(seconds, 0.001), False
+
+    def __enter__(self) -> None:
+        self.before = signal.signal(signal.SIGALRM, self._stop)
+        signal.setitimer(signal.ITIMER_REAL, self.seconds, _SECONDS_BETWEEN_ALARMS)
+
+    def __exit__(self, *error: object) -> None:
+        self.over = True
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)  # discards an alarm that is on its way
+        signal.signal(signal.SIGALRM, self.before)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        # Raising at the end of __enter__ or the start of __exit__ would leave the timer running.
+        ours = (TimeLimit.__enter__.__code__, TimeLimit.__exit__.__code__)
+        if not self.over and (frame is None or frame.f_code not in ours):
+            raise OutOfTime
 
 
 def deadlines(steps: Sequence[Step], start: float, seconds: float) -> dict[str, float]:
@@ -125,7 +135,7 @@ def _run(item: Item, deadline: float) -> dict[str, Any]:
     if deadline - start < _LEAST_SECONDS:
         return _became(NOT_RUN, "no time was left", 0.0)
     try:
-        with time_limit(deadline - start):
+        with TimeLimit(deadline - start):
             rows = item.run()
     except OutOfTime:
         found = _became(CUT, "the time of the step was up", time.monotonic() - start)

@@ -3,6 +3,7 @@
 import json
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import time
@@ -15,9 +16,23 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from gpu_steps import clock, correctness, needs, report
+from gpu_steps import clock, correctness, needs, report, running
 from gpu_steps.models import OTHERS, PAIRS, Place
-from gpu_steps.running import CUT, DONE, ERROR, FAILED, NOT_RUN, SKIPPED, Item, OutOfTime, Row, Skipped, Step, run_step
+from gpu_steps.running import (
+    CUT,
+    DONE,
+    ERROR,
+    FAILED,
+    NOT_RUN,
+    SKIPPED,
+    Item,
+    OutOfTime,
+    Row,
+    Skipped,
+    Step,
+    TimeLimit,
+    run_step,
+)
 from twins import row_a, verdict
 
 import localvit
@@ -152,6 +167,22 @@ def test_what_takes_longer_than_the_time_is_cut_short_and_what_follows_does_not_
     assert statuses(results) == {"first": DONE, "slow": CUT, "last": NOT_RUN}
     assert not report.failures(results, ["made up"])
     assert not isinstance(OutOfTime(), Exception)
+
+
+def test_an_alarm_at_any_moment_leaves_no_timer_and_no_handler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "_SECONDS_BETWEEN_ALARMS", 0.0001)
+    before, cut = signal.getsignal(signal.SIGALRM), 0
+    for number in range(500):
+        try:
+            with TimeLimit(0.001 + number * 2e-6):
+                end = time.monotonic() + 0.0015
+                while time.monotonic() < end:
+                    pass
+        except OutOfTime:
+            cut += 1
+        assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+        assert signal.getsignal(signal.SIGALRM) == before
+    assert 100 < cut <= 500
 
 
 def test_resuming_does_what_was_not_done() -> None:
