@@ -51,6 +51,10 @@ class Agreement:
             return None
         return self.accuracy - self.exported_accuracy
 
+    def costs_more_than(self, most_drop: float) -> bool:
+        """Whether the export is known to cost more points of accuracy; a NaN does."""
+        return self.drop is not None and not self.drop <= most_drop
+
     def require(self, *, int8: bool, most_drop: float) -> None:
         """Raise unless the exported model may stand for the original.
 
@@ -67,7 +71,7 @@ class Agreement:
                     f"the exported model differs from the original: a logit by {self.largest_difference:g}, where "
                     f"{self.allowance:g} is allowed, and the class of {self.flipped} of {self.images} images"
                 )
-        elif self.drop is not None and not self.drop <= most_drop:
+        elif self.costs_more_than(most_drop):
             raise LocalViTError(
                 f"int8 costs {self.drop:.2f} points of accuracy ({self.accuracy:.2f} to {self.exported_accuracy:.2f} % "
                 f"of {self.images} images), and at most {most_drop:g} are allowed; --max-drop allows more"

@@ -60,8 +60,7 @@ def checked_export(
     with ERRORS.status(f"Writing {path.name}"):
         write()
     found, exported = compare()
-    costs_too_much = found.drop is not None and not found.drop <= most_drop
-    if calibration is not None and calibration.labels_known and costs_too_much:
+    if calibration is not None and calibration.labels_known and found.costs_more_than(most_drop):
         message = f"int8 costs {found.drop:.2f} points of accuracy; leaving the layers that cost most as they are"
         ERRORS.print(message, highlight=False, soft_wrap=True)
         with progress_bar(ERRORS, "images") as bar:

@@ -48,7 +48,7 @@ def standing(study: StudyConfig, output: Path) -> list[tuple[StudyRun, Outcome]]
         The runs of the sweep, unless it has chosen, and those of the study, with its choices.
     """
     folder, runs_folder = study_folder(study, output), output / RUNS
-    before = StudyRecord.load(folder) if (folder / RECORD).exists() else None
+    before = _record_in(folder)
     sweep = earlier_choice(study, before)
     trained: list[tuple[StudyRun, Outcome]] = []
     if sweep:
@@ -58,6 +58,11 @@ def standing(study: StudyConfig, output: Path) -> list[tuple[StudyRun, Outcome]]
         trained += zip(runs, known_outcomes(runs, earlier_sweep_runs(study, before)), strict=True)
     runs = study.runs(runs_folder)
     return [*trained, *zip(runs, known_outcomes(runs, earlier_outcomes(study, before)), strict=True)]
+
+
+def _record_in(folder: Path) -> StudyRecord | None:
+    """What earlier calls have recorded; None if there were none."""
+    return StudyRecord.load(folder) if (folder / RECORD).exists() else None
 
 
 class Session:
@@ -78,7 +83,7 @@ class Session:
         self.study, self.console, self.part = study, console, part
         self.plan = study.plan_hash()
         self.runs_folder, self.folder = output / RUNS, study_folder(study, output)
-        self.before = StudyRecord.load(self.folder) if (self.folder / RECORD).exists() else None
+        self.before = _record_in(self.folder)
         same_plan = self.before is not None and self.before.plan == self.plan
         self.looks: tuple[Look, ...] = self.before.looks if self.before is not None and same_plan else ()
         self.sweep: tuple[SweepOutcome, ...] = ()

@@ -20,10 +20,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
     A process that is killed meanwhile leaves a temporary file beside ``path``, which the next call removes.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for other in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        _remove_if_abandoned(other)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path.parent, path.name)
     try:
         with _claimed(temporary):
             with temporary.open("wb") as file:
@@ -42,10 +39,7 @@ def working_folder(parent: Path, name: str) -> Iterator[Path]:
 
     If the process is killed meanwhile, the next call with the same ``parent`` and ``name`` removes it.
     """
-    parent.mkdir(parents=True, exist_ok=True)
-    for other in parent.glob(f".{glob.escape(name)}.*.tmp"):
-        _remove_if_abandoned(other)
-    folder = parent / f".{name}.{os.getpid()}.tmp"
+    folder = _temporary(parent, name)
     try:
         with _claimed(folder, is_folder=True):
             yield folder
@@ -62,6 +56,14 @@ def write_text(path: Path, text: str) -> None:
 def readable(path: str | Path) -> str:
     """A path for people and for text files: bytes of it that are not UTF-8 are escaped."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _temporary(parent: Path, name: str) -> Path:
+    """This process's temporary file or folder for ``name``, after those of killed processes are removed."""
+    parent.mkdir(parents=True, exist_ok=True)
+    for other in parent.glob(f".{glob.escape(name)}.*.tmp"):
+        _remove_if_abandoned(other)
+    return parent / f".{name}.{os.getpid()}.tmp"
 
 
 def _remove(path: Path) -> None:
