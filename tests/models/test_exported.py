@@ -1,9 +1,12 @@
 """Exported models: the same answers as the original, the same description, and clear errors for other files."""
 
 import builtins
+import ctypes
+import gc
+import sys
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -113,6 +116,20 @@ def test_files_hold_no_path_of_this_machine(small: tuple[nn.Module, ModelDescrip
         assert str(tmp_path).encode() not in content
 
 
+class SignalStack(ctypes.Structure):
+    _fields_: ClassVar = [("address", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
+
+
+def signal_stack_exists() -> bool:
+    """Whether this thread has a stack for signals whose memory exists, or none at all. Only Linux says so."""
+    if sys.platform != "linux":
+        return True
+    stack = SignalStack()
+    assert ctypes.CDLL(None).sigaltstack(None, ctypes.byref(stack)) == 0
+    parts = [line.split()[0].split("-") for line in Path("/proc/self/maps").read_text().splitlines()]
+    return not stack.address or any(int(start, 16) <= stack.address < int(end, 16) for start, end in parts)
+
+
 def test_int8_is_smaller_and_close(small: tuple[nn.Module, ModelDescription], tmp_path: Path) -> None:
     pytest.importorskip("nncf")
     model, description = small
@@ -168,10 +185,24 @@ def test_a_layer_that_int8_would_destroy_stays_in_full_precision(ending: str, ba
     assert accuracy() < 60
     assert accuracy(goal=AccuracyGoal([(shown, labels)], 2.0, seen.append)) >= 98
     assert sum(seen) > 60
+    gc.collect()
+    assert signal_stack_exists()
     weights = f"model{'.bin' if ending == '.xml' else ending}"
     export_model(model, description, tmp_path / "full" / f"model{ending}", batch=batch)
     sizes = [(folder / weights).stat().st_size for folder in (tmp_path, tmp_path / "full")]
     assert sizes[0] < 0.8 * sizes[1]  # the other layers are in int8
+
+
+def test_a_signal_finds_its_stack_after_openvino(small: tuple[nn.Module, ModelDescription], tmp_path: Path) -> None:
+    """Ctrl-C ended the process with a segmentation fault."""
+    model, description = small
+    path, shown = tmp_path / "model.xml", images(description, 4)
+    export_model(model, description, path)
+    loaded = [load_exported(path)[0] for _ in range(3)]
+    while loaded:
+        loaded.pop(0)(shown)
+        gc.collect()
+        assert signal_stack_exists()
 
 
 def foreign(path: Path) -> None:

@@ -1,6 +1,7 @@
 """OpenVINO's pairs of files: the graph (.xml) and its weights (.bin)."""
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,17 @@ def write(graph: Any, path: Path) -> None:
             new.with_suffix(ending).replace(path.with_suffix(ending))
 
 
+@cache
+def _core() -> Any:
+    """The one that compiles all graphs of this process, and that ends with it.
+
+    Each core gives the thread that first compiles with it another stack for signals, and the memory of that stack is
+    gone with the core. If there were several, one that ends could leave the thread with the stack of one that ended
+    before: the next Ctrl-C would then end the process with a segmentation fault.
+    """
+    return needed("openvino", "openvino").Core()
+
+
 def read(path: Path, precision: Precision) -> tuple[Any, str | None, list[Any]]:
     """The compiled graph of a file, the description in it, and the shape of its input.
 
@@ -46,11 +58,10 @@ def read(path: Path, precision: Precision) -> tuple[Any, str | None, list[Any]]:
         ValueError: if it is no graph of OpenVINO.
         FileNotFoundError: if the file with the weights is missing.
     """
-    openvino = needed("openvino", "openvino")
+    core = _core()
     if not path.with_suffix(".bin").is_file():
         raise FileNotFoundError(f"{path.with_suffix('.bin')} is missing, which holds the weights of {path}")
     try:
-        core = openvino.Core()
         graph = core.read_model(path)
         shape = [size.get_length() if size.is_static else None for size in graph.input(0).get_partial_shape()]
         described = graph.has_rt_info([METADATA])

@@ -19,6 +19,7 @@ from torch import Tensor
 from localvit.models.exported import onnx_file, openvino_file
 from localvit.models.exported.formats import INPUT, METADATA, Batch, needed
 from localvit.system.errors import LocalViTError
+from localvit.system.threads import in_own_thread
 
 _RANKED = 100  # images that rank the layers by what they cost
 
@@ -62,34 +63,44 @@ def quantized(
         raise LocalViTError("int8 needs images to choose its ranges on, and there are none")
     size = 1 if batch == "dynamic" else batch
     batches = [np.stack(part) for part in _filled(images, size)]
+    labeled = _labeled(goal.pairs, size) if goal else []
     is_onnx = hasattr(graph, "SerializeToString")
-    dataset = nncf.Dataset(batches, (lambda image: {INPUT: image}) if is_onnx else None)
-    options = {
-        "preset": nncf.QuantizationPreset.MIXED,
-        "model_type": nncf.ModelType.TRANSFORMER,
-        "subset_size": len(batches),
-    }
+
+    def work(check: Callable[[], None]) -> Any:
+        def given(image: NDArray[np.float32]) -> Any:
+            check()
+            return {INPUT: image} if is_onnx else image
+
+        options = {
+            "preset": nncf.QuantizationPreset.MIXED,
+            "model_type": nncf.ModelType.TRANSFORMER,
+            "subset_size": len(batches),
+        }
+        if goal is None:
+            return nncf.quantize(graph, nncf.Dataset(batches, given), **options)
+
+        def watch(images: int) -> None:
+            check()
+            goal.watch(images)
+
+        return nncf.quantize_with_accuracy_control(
+            graph,
+            nncf.Dataset(batches, given),
+            nncf.Dataset(labeled),
+            lambda model, shown: _accuracy(_runner(model), shown, watch),
+            max_drop=goal.most_drop / 100,
+            drop_type=nncf.DropType.ABSOLUTE,
+            # A layer that is left in full precision gets its first weights back, which smoothing has changed.
+            advanced_quantization_parameters=nncf.AdvancedQuantizationParameters(
+                smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1)
+            ),
+            advanced_accuracy_restorer_parameters=nncf.AdvancedAccuracyRestorerParameters(ranking_subset_size=_RANKED),
+            **options,
+        )
+
     nncf.set_log_level(logging.WARNING)
     with contextlib.redirect_stdout(io.StringIO()):  # its progress bars
-        if goal is None:
-            found = nncf.quantize(graph, dataset, **options)
-        else:
-            found = nncf.quantize_with_accuracy_control(
-                graph,
-                dataset,
-                nncf.Dataset(_labeled(goal.pairs, size)),
-                lambda model, shown: _accuracy(_runner(model), shown, goal.watch),
-                max_drop=goal.most_drop / 100,
-                drop_type=nncf.DropType.ABSOLUTE,
-                # A layer that is left in full precision gets its first weights back, which smoothing has changed.
-                advanced_quantization_parameters=nncf.AdvancedQuantizationParameters(
-                    smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1)
-                ),
-                advanced_accuracy_restorer_parameters=nncf.AdvancedAccuracyRestorerParameters(
-                    ranking_subset_size=_RANKED
-                ),
-                **options,
-            )
+        found = in_own_thread(work)  # NNCF's models of OpenVINO would change this one
     if not is_onnx:
         found.set_rt_info(description, [METADATA])
     return found

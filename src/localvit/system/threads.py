@@ -1,0 +1,49 @@
+"""Work in a thread of its own that an interruption ends."""
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from threading import Event, Thread
+from typing import TypeVar
+
+from localvit.system.errors import LocalViTError
+
+T = TypeVar("T")
+
+
+class Interrupted(LocalViTError):
+    """Raised in the thread whose result nobody waits for any more."""
+
+
+def in_own_thread(work: Callable[[Callable[[], None]], T]) -> T:
+    """The result of work that does not run in this thread.
+
+    Some libraries change the thread they are called in. OpenVINO gives it another stack for signals and may leave it
+    with one that no longer exists: the next Ctrl-C would end the process with a segmentation fault.
+
+    Args:
+        work: gets a function to call now and then. It raises :class:`Interrupted` once the wait was interrupted, for
+            example by Ctrl-C.
+
+    Raises:
+        Exception: whatever the work raises, or interrupts the wait; then the work has ended.
+    """
+    stopped = Event()
+    future: Future[T] = Future()
+
+    def check() -> None:
+        if stopped.is_set():
+            raise Interrupted("interrupted")
+
+    def run() -> None:
+        try:
+            future.set_result(work(check))
+        except BaseException as error:
+            future.set_exception(error)
+
+    thread = Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        return future.result()
+    finally:
+        stopped.set()
+        thread.join()
