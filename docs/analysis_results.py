@@ -93,7 +93,7 @@ def section(summary: StudySummary, found: dict[str, Any], folder: str) -> list[s
     lines.append(f"| *rank correlation with accuracy* | | {' | '.join(ranks)} |")
     lines += ["", *_in_words(correlations, len(accuracies)), ""]
     for values in measures.values():
-        lines += [f"### {markdown_text(values['title'])}", "", " ".join(map(markdown_text, values["answer"])), ""]
+        lines += [f"### {markdown_text(values['title'])}", "", "\n\n".join(map(markdown_text, values["answer"])), ""]
         for picture in values["pictures"]:
             lines += [f"![{markdown_text(values['title'])}]({folder}/{ANALYSIS}/{picture})", ""]
     command = found["record"].get("command", "")

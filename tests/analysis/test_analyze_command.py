@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -15,6 +16,10 @@ from PIL import Image
 from playwright.sync_api import Browser, Page
 from scipy import stats
 
+from localvit.analysis.analysis import Analysis, Finding
+from localvit.analysis.measures.token_similarity import TokenSimilarity
+from localvit.analysis.reporting.charts import charts
+from localvit.analysis.reporting.wording import answer
 from localvit.analysis.table import MEASURES
 from localvit.commands.cli import main
 from localvit.models.weights.model_file import ModelDescription, save_model
@@ -178,6 +183,31 @@ def test_the_answer_of_locality_is_paired_by_seed(report: Path, found: dict[str,
     difference = (means["depth-wise"] - means["permuted grid"]).mean()
     first = found["measures"]["locality-index"]["answer"][0]
     assert f"permuted grid, which differs in locality alone: {difference:+.3f}" in first.replace("\N{MINUS SIGN}", "-")
+
+
+def test_each_family_has_charts_and_a_paragraph_of_its_own() -> None:
+    values = {"DeiT": 0.5, "DeiT, permuted": 0.4, "LocalViT": 0.1, "Swin": 0.6, "Swin, permuted": 0.7, "LocalSwin": 0.9}
+    baselines = {name: "Swin" if "Swin" in name else "DeiT" for name in values if name not in ("DeiT", "Swin")}
+    findings = tuple(
+        Finding(name, seed, "token-similarity", "trained", TokenSimilarity(("a", "b"), np.array([value, value])))
+        for name, value in values.items()
+        for seed in (0, 1)
+    )
+    isolates = {"LocalViT": "DeiT, permuted", "LocalSwin": "Swin, permuted"}
+    analysis = Analysis("both", tuple(values), baselines, findings, isolates)
+
+    drawn = charts(analysis, "token-similarity")
+    assert list(drawn) == ["token-similarity-deit", "token-similarity-swin"]
+    for (figure, caption), names in zip(drawn.values(), (list(values)[:3], list(values)[3:]), strict=True):
+        assert [trace.name for trace in figure.data if trace.showlegend is not False] == names
+        assert caption.startswith(f"{names[0]}. ")
+    first, *paragraphs = answer(analysis, "token-similarity")
+    changes = first.replace("\N{MINUS SIGN}", "-").replace("\N{NO-BREAK SPACE}", " ")
+    assert changes == (
+        "Averaged over layers, the similarity of tokens changes through locality alone by -0.300 in LocalViT and "
+        "+0.200 in LocalSwin."
+    )
+    assert ["Swin" in paragraph for paragraph in paragraphs] == [False, True]
 
 
 def test_the_convolution_is_where_locality_comes_from(found: dict[str, Any]) -> None:

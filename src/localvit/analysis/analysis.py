@@ -1,7 +1,7 @@
 """Takes measures of models, one model after the other, and keeps what each found, or why it makes no sense there."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -72,6 +72,25 @@ class Analysis:
         """What a model is compared with; None for a baseline."""
         baseline = self.baselines if isinstance(self.baselines, str) else self.baselines.get(name)
         return None if baseline == name else baseline
+
+    def families(self) -> list["Analysis"]:
+        """A part for each baseline, titled by it, with all that is compared with it; the whole if there is only one."""
+        members: dict[str, list[str]] = {}
+        for name in self.names:
+            members.setdefault(self.baseline_of(name) or name, []).append(name)
+        if len(members) == 1:
+            return [self]
+        return [
+            replace(
+                self,
+                title=baseline,
+                names=tuple(names),
+                baselines=baseline,
+                isolates={name: control for name, control in self.isolates.items() if name in names},
+                findings=tuple(one for one in self.findings if one.subject in names),
+            )
+            for baseline, names in members.items()
+        ]
 
     def of(self, measure: str, name: str, state: State = "trained") -> list[Finding]:
         """The findings of one measure in one model, seed by seed, where there is a result."""

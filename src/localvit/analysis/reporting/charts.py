@@ -1,5 +1,6 @@
 """The charts of an analysis, drawn by Plotly: curves by depth with bands over seeds, heads, and robustness."""
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,7 +19,21 @@ Drawn = tuple[go.Figure, str] | None
 
 
 def charts(analysis: Analysis, measure: str) -> dict[str, tuple[go.Figure, str]]:
-    """The charts of a measure with their captions, by name; those without anything to show are left out."""
+    """The charts of a measure with their captions, by name; those without anything to show are left out.
+
+    Every family has charts of its own: one with the lines of all could not be read.
+    """
+    families = analysis.families()
+    if len(families) == 1:
+        return _of_family(analysis, measure)
+    return {
+        f"{name}-{re.sub(r'[^a-z0-9]+', '-', family.title.lower()).strip('-')}": (figure, f"{family.title}. {caption}")
+        for family in families
+        for name, (figure, caption) in _of_family(family, measure).items()
+    }
+
+
+def _of_family(analysis: Analysis, measure: str) -> dict[str, tuple[go.Figure, str]]:
     drawn = {name: draw(analysis) for name, draw in _CHARTS[measure].items()}
     shown = {name: found for name, found in drawn.items() if found is not None}
     return shown | (kernel_galleries(analysis) if measure == "kernels" else {})

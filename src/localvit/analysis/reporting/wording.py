@@ -20,7 +20,20 @@ _KINDS = ("identity", "blur", "edge")
 
 
 def answer(analysis: Analysis, measure: str) -> list[str]:
-    """The answer of one measure: locality's own effect, the differences from baselines, and particulars."""
+    """The answer of one measure: locality's own effect, the differences from baselines, and particulars.
+
+    Returns:
+        Sentences. If there are several families: one about locality's own effect in all of them, and a paragraph for
+        each.
+    """
+    families = analysis.families()
+    if len(families) == 1:
+        return _of_family(analysis, measure)
+    paragraphs = [" ".join(_of_family(family, measure)) for family in families]
+    return [*_isolated(analysis, measure), *filter(None, paragraphs)]
+
+
+def _of_family(analysis: Analysis, measure: str) -> list[str]:
     found = _of_alignment(analysis) if measure == ALIGNMENT else _comparisons(analysis, measure)
     particulars = _PARTICULARS.get(measure)
     return [*(found or _values(analysis, measure)), *(particulars(analysis) if particulars else [])]
@@ -50,6 +63,17 @@ def cell(interval: Interval | None, measure: str) -> str:
         return mean
     digits = DIGITS[MEASURES[measure].unit]
     return f"{mean} ± {signed(interval.high - interval.mean, digits).removeprefix('+')}"
+
+
+def _isolated(analysis: Analysis, measure: str) -> list[str]:
+    """What locality itself changes in every family, as one sentence."""
+    changes = [
+        f"{figure(change, measure, sign=True)} in {name}"
+        for name, control in analysis.isolates.items()
+        if measure != ALIGNMENT and (change := difference(analysis, measure, name, control)) is not None
+    ]
+    what = _what(analysis, measure).removesuffix(" is")
+    return [f"{what} changes through locality alone by {listed(changes)}."] if changes else []
 
 
 def _comparisons(analysis: Analysis, measure: str) -> list[str]:
