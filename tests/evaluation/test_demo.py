@@ -83,7 +83,7 @@ def model_for(shown: InputConfig, photographs: list[Path]) -> tuple[nn.Module, M
 
 
 @contextmanager
-def opened(browser: Browser, folder: Path, **options: Any) -> Iterator[Page]:
+def opened(browser: Browser, folder: Path, query: str = "", **options: Any) -> Iterator[Page]:
     """The page from a server on this machine; an error in the browser, or a request to elsewhere, fails the test."""
     with serve(folder, 0) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -96,7 +96,7 @@ def opened(browser: Browser, folder: Path, **options: Any) -> Iterator[Page]:
         page.on(
             "request", lambda request: problems.append(request.url) if _is_elsewhere(request.url, address) else None
         )
-        page.goto(address)
+        page.goto(f"{address}{query}")
         page.wait_for_function("window.localvit?.ready")
         yield page
         context.close()
@@ -149,6 +149,63 @@ def test_the_page_answers_as_python_does(
     model, description, folder = demo
     with opened(browser, folder) as page:
         assert_same_answers(page, model, description, photographs)
+
+
+@pytest.fixture(scope="module")
+def browser_with_gpu(browser: Browser) -> Iterator[Browser]:
+    """A browser whose GPU is a program that computes as one."""
+    arguments = ["--no-sandbox", "--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"]
+    found = browser.browser_type.launch(executable_path=shutil.which("chromium"), args=arguments)
+    yield found
+    found.close()
+
+
+def test_a_gpu_answers_as_python_does_until_it_fails(
+    demo: tuple[nn.Module, ModelDescription, Path], browser_with_gpu: Browser, photographs: list[Path]
+) -> None:
+    model, description, folder = demo
+    with opened(browser_with_gpu, folder, "?on=webgpu") as page:
+        page.set_default_timeout(120_000)
+        page.wait_for_function("window.localvit.settled")
+        assert page.evaluate("window.localvit.on") == "webgpu"
+        page.set_input_files("#file", photographs[0])
+        page.wait_for_selector("#answer:not([hidden])")
+        assert page.inner_text("#time").endswith(" ms in this browser, on the GPU")
+        page.click("#where")
+        page.wait_for_selector("#where[aria-pressed=true]")
+        assert_same_answers(page, model, description, photographs[::2])
+        assert page.evaluate("window.localvit.on") == "webgpu"
+        page.evaluate("() => { GPUQueue.prototype.submit = () => { throw new Error('lost'); }; }")
+        assert_same_answers(page, model, description, photographs[::2])
+        assert page.evaluate("window.localvit.on") == "wasm"
+
+
+# In place of the runtime for GPUs: it remembers what it computed, so it is faster than WebAssembly.
+QUICK_RUNTIME = """
+import * as real from "./ort.wasm.min.mjs";
+export const { env, Tensor } = real;
+export const InferenceSession = { create: async (model) => {
+  const session = await real.InferenceSession.create(model, { executionProviders: ["wasm"] });
+  const [input] = session.inputNames, [output] = session.outputNames, known = new Map();
+  return { inputNames: [input], outputNames: [output], run: async (given) => {
+    const key = given[input].data.slice(0, 99).join();
+    if (!known.has(key)) known.set(key, (await session.run(given))[output].data.map((logit) => FACTOR * logit));
+    return { [output]: { data: known.get(key) } };
+  } };
+} };
+"""
+
+
+@pytest.mark.parametrize(("factor", "expected"), [("1", "webgpu"), ("0.5", "wasm")])
+def test_a_gpu_is_taken_if_it_answers_alike_and_sooner(
+    factor: str, expected: str, demo: tuple[nn.Module, ModelDescription, Path], browser_with_gpu: Browser
+) -> None:
+    runtime = QUICK_RUNTIME.replace("FACTOR", factor)
+    with opened(browser_with_gpu, demo[2], "?on=wasm") as page:
+        page.route("**/ort.webgpu.min.mjs", lambda route: route.fulfill(body=runtime, content_type="text/javascript"))
+        page.goto(page.url.removesuffix("?on=wasm"))
+        page.wait_for_function("window.localvit?.settled")
+        assert page.evaluate("window.localvit.on") == expected
 
 
 @pytest.mark.parametrize(
@@ -255,7 +312,8 @@ def test_the_runtime_is_downloaded_once_and_checked(
         folder = runtime_files(address, console)
         server.shutdown()
     assert sorted(path.name for path in folder.iterdir()) == [
-        "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm", "ort.wasm.min.mjs"
+        "ort-wasm-simd-threaded.jsep.mjs", "ort-wasm-simd-threaded.jsep.wasm",
+        "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm", "ort.wasm.min.mjs", "ort.webgpu.min.mjs",
     ]  # fmt: skip
     assert runtime_files(address, console) == folder  # the server is gone
     (folder / "ort.wasm.min.mjs").write_text("something else")

@@ -1,6 +1,7 @@
 """A static page that classifies photographs in the browser: the model, the runtime and the page in one folder.
 
-ONNX Runtime Web computes the model in WebAssembly. Nothing is fetched from elsewhere when the page runs.
+ONNX Runtime Web computes the model in WebAssembly, or with WebGPU where that is faster. Nothing is fetched from
+elsewhere when the page runs.
 """
 
 import functools
@@ -24,11 +25,14 @@ from localvit.system.files import replacing, write_text
 from localvit.system.progress import progress_bar
 
 RUNTIME = "https://cdn.jsdelivr.net/npm/onnxruntime-web@1.22.0/dist"
-_SCRIPT = "ort.wasm.min.mjs"
+_SCRIPTS = {"wasm": "ort.wasm.min.mjs", "webgpu": "ort.webgpu.min.mjs"}
 _FILES = {  # their SHA-256
-    _SCRIPT: "6ef726f355b791129f7ddf3f62e7877a16b9b777abe87004b8ab306e6b9cf265",
+    "ort.wasm.min.mjs": "6ef726f355b791129f7ddf3f62e7877a16b9b777abe87004b8ab306e6b9cf265",
     "ort-wasm-simd-threaded.mjs": "30dd851d9c00622940500f71ddd2ff8820c5cb65270816080175b958705385a8",
     "ort-wasm-simd-threaded.wasm": "71aef04959c5c1b6de461b6538e2058e306610034a85aad2742d0c7fd4533fe4",
+    "ort.webgpu.min.mjs": "e131e81c9324807e1e6f9103e8f8e936112827dcc9993cde9407a333b1f07ae0",
+    "ort-wasm-simd-threaded.jsep.mjs": "1cbcba8f2c769c1eecbab66a1b1e55ef11704515bf4306373e3db3c37cf6dcd8",
+    "ort-wasm-simd-threaded.jsep.wasm": "b45970d0632383a057c27ca5b660b216f8e00c17cf8db9f6207b5e4abc839368",
 }
 MODEL = "model.onnx"
 _BLOCK = 2**16
@@ -68,7 +72,7 @@ def _settings(description: ModelDescription) -> dict[str, Any]:
         "std": shown.std,
         "interpolation": shown.interpolation,
         "model": MODEL,
-        "runtime": _SCRIPT,
+        "runtimes": _SCRIPTS,
     }
 
 

@@ -114,10 +114,30 @@ function normalized(pixels) {
   return out;
 }
 
-let ort, session;
+/** The runtime with the model, computed in WebAssembly ("wasm") or by the GPU ("webgpu"). */
+async function loaded(on) {
+  const ort = await import(`./${settings.runtimes[on]}`);
+  ort.env.wasm.wasmPaths = new URL("./", location.href).href;
+  ort.env.wasm.numThreads = crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency) : 1;
+  const options = { executionProviders: [on], logSeverityLevel: 3 }; // no warnings about operations left to the processor
+  return { on, ort, session: await ort.InferenceSession.create(settings.model, options) };
+}
+
+let usual, chosen; // usual: in WebAssembly
+let turn = Promise.resolve(); // a session computes one thing at a time
 
 /** Floats of several images become their probabilities, an array for each. */
-async function classify(images) {
+function classify(images) {
+  const own = turn.then(() => computed(images, chosen)).catch((error) => {
+    if (chosen === usual) throw error;
+    chosen = usual; // the GPU can be taken away at any time
+    return computed(images, usual);
+  });
+  turn = own.catch(() => {});
+  return own;
+}
+
+async function computed(images, { ort, session }) {
   const size = images[0].length, all = new Float32Array(size * images.length);
   images.forEach((image, number) => all.set(image, number * size));
   const input = new ort.Tensor("float32", all, [images.length, settings.channels, height, width]);
@@ -181,7 +201,7 @@ function show(shares, milliseconds) {
     row.append(name, bar, share);
     return row;
   }));
-  element("time").textContent = `${milliseconds.toFixed(0)} ms in this browser`;
+  element("time").textContent = `${milliseconds.toFixed(0)} ms in this browser${chosen.on === "webgpu" ? ", on the GPU" : ""}`;
   return order[0];
 }
 
@@ -271,17 +291,40 @@ function listen() {
   }
 }
 
+const MOST_DIFFERENCE = 0.01, TIMES = 3;
+
+/** Change to the GPU, if there is one that finds the same probabilities in less time. */
+async function tryGpu(always) {
+  if (!await navigator.gpu?.requestAdapter()) return;
+  const gpu = await loaded("webgpu"), both = [usual, gpu];
+  const image = Float32Array.from({ length: settings.channels * height * width }, (_, i) => Math.sin(i * i));
+  const found = [[], []], took = [[], []];
+  for (let time = 0; time <= TIMES; time++) {
+    for (const [place, one] of both.entries()) {
+      const own = turn.then(async () => {
+        const start = performance.now();
+        found[place] = (await computed([image], one))[0];
+        if (time > 0) took[place].push(performance.now() - start); // the first time takes longer
+      });
+      turn = own.catch(() => {});
+      await own;
+    }
+  }
+  const alike = found[0].every((share, index) => Math.abs(share - found[1][index]) < MOST_DIFFERENCE);
+  if (alike && (always || Math.min(...took[1]) < Math.min(...took[0]))) chosen = gpu;
+}
+
+const on = new URLSearchParams(location.search).get("on"); // ?on=wasm or ?on=webgpu decides
 try {
-  ort = await import(`./${settings.runtime}`);
-  ort.env.wasm.wasmPaths = new URL("./", location.href).href;
-  ort.env.wasm.numThreads = crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency) : 1;
-  session = await ort.InferenceSession.create(settings.model, { executionProviders: ["wasm"] });
+  chosen = usual = await loaded("wasm");
   await classify([new Float32Array(settings.channels * height * width)]); // the first time takes longer
   listen();
   say("Ready.");
-  const [chosen] = element("file").files;  // while the model was being loaded
-  if (chosen) await look(chosen);
+  const [file] = element("file").files;  // while the model was being loaded
+  if (file) await look(file);
 } catch (error) {
   say(`The model cannot be loaded: ${error.message ?? error}`);
 }
-window.localvit = { look, ready: Boolean(session) };
+window.localvit = { look, ready: Boolean(chosen), settled: false, get on() { return chosen?.on; } };
+if (chosen && on !== "wasm") await tryGpu(on === "webgpu").catch((error) => console.warn("No WebGPU:", error));
+window.localvit.settled = true;
