@@ -209,9 +209,10 @@ def _claim_cells(claim: ClaimSummary) -> list[str]:
 
 def _row(summary: StudySummary) -> str:
     config, folder = summary.config, _folder(summary)
+    finished = min(len(one.accuracies) for one in summary.variants if one.name not in config.landmarks)
     cells = [
         f"**{QUESTIONS[config.name]}**: {markdown_text(config.question)}",
-        f"[{config.scale}]({folder}/report.md), {summary.stopped_at or len(config.seeds)} seeds",
+        f"[{config.scale}]({folder}/report.md), {summary.stopped_at or finished} seeds",
         " ".join(markdown_text(sentence) for sentence in answer(summary)),
         markdown_text(config.paper_finding) or "–",
         f"**{agreement_word(summary)}**",
