@@ -41,13 +41,14 @@ variants as accuracy does, and not that one causes the other.
 
 
 def keep(folders: Iterable[Path]) -> None:
-    """Copy the tables and charts of analyses."""
+    """Copy the tables and charts of analyses, in place of those of earlier ones."""
     for folder in folders:
-        to = RESULTS / folder.resolve().name / ANALYSIS
-        to.mkdir(parents=True, exist_ok=True)
-        for path in (folder / ANALYSIS).iterdir():
-            if path.suffix in (".svg", ".json", ".md"):
-                shutil.copyfile(path, to / path.name)
+        made, to = folder / ANALYSIS, RESULTS / folder.resolve().name / ANALYSIS
+        measures = json.loads((made / FOUND).read_text(encoding="utf-8"))["measures"].values()
+        shutil.rmtree(to, ignore_errors=True)
+        to.mkdir(parents=True)
+        for name in (FOUND, "report.md", *(picture for values in measures for picture in values["pictures"])):
+            shutil.copyfile(made / name, to / name)
 
 
 def main() -> None:
@@ -94,8 +95,13 @@ def section(summary: StudySummary, found: dict[str, Any], folder: str) -> list[s
     lines += ["", *_in_words(correlations, len(accuracies)), ""]
     for values in measures.values():
         lines += [f"### {markdown_text(values['title'])}", "", "\n\n".join(map(markdown_text, values["answer"])), ""]
-        for picture in values["pictures"]:
-            lines += [f"![{markdown_text(values['title'])}]({folder}/{ANALYSIS}/{picture})", ""]
+        for picture, caption in values["pictures"].items():
+            lines += [
+                f"![{markdown_text(values['title'])}]({folder}/{ANALYSIS}/{picture})",
+                "",
+                markdown_text(caption),
+                "",
+            ]
     command = found["record"].get("command", "")
     return [*lines, "### Reproduce it", "", f"    {command}", f"    python docs/analysis_results.py {folder}", ""]
 
