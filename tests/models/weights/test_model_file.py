@@ -20,7 +20,14 @@ from localvit.locality.localize import localizations
 from localvit.models.official_keys import to_official
 from localvit.models.weights import checkpoints
 from localvit.models.weights.model_description import REFUSED_ARGUMENTS
-from localvit.models.weights.model_file import ModelDescription, load_model, read_description, save_model
+from localvit.models.weights.model_file import (
+    ModelDescription,
+    create_model,
+    load_model,
+    read_description,
+    save_model,
+)
+from localvit.system.errors import LocalViTError
 
 ARGUMENTS = {"patch_size": 8, "embed_dim": 48, "depth": 1, "num_heads": 2}
 SHOWN = InputConfig(image_size=(32, 48), channels=1, mean=(0.4,), std=(0.3,), interpolation="bilinear", crop_fraction=1)
@@ -109,6 +116,14 @@ def test_a_file_without_a_description_needs_the_name_alone(form: str, tmp_path: 
     assert description.class_names == ("0", "1", "2", "3", "4", "5", "6")
     assert description.input == InputConfig()  # the paper's evaluation: 224 pixels, bicubic, 224 / 256
     assert read_description(path) is None
+
+
+def test_weights_that_cannot_be_downloaded_are_named() -> None:
+    nowhere = {"url": "http://127.0.0.1:9/weights.pth", "hf_hub_id": None}
+    with pytest.raises(LocalViTError, match=r"weights of localvit_tiny_patch16_224 cannot be downloaded: .*refused"):
+        create_model(
+            "localvit_tiny_patch16_224", InputConfig(), num_classes=9, pretrained=True, pretrained_cfg_overlay=nowhere
+        )
 
 
 def test_a_thousand_classes_are_those_of_imagenet(tmp_path: Path) -> None:

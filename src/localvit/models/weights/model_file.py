@@ -15,7 +15,7 @@ from localvit.data.config import InputConfig
 from localvit.locality.localize import localizations, localize
 from localvit.models.official_keys import from_official
 from localvit.models.weights.checkpoints import fit, read_metadata, read_state_dict, require_fit, save_checkpoint
-from localvit.models.weights.hub_files import describe_by_config, is_hub_name, weights_of
+from localvit.models.weights.hub_files import describe_by_config, first_line, is_hub_name, weights_of
 from localvit.models.weights.model_description import (
     ModelDescription,
     class_names_of,
@@ -23,6 +23,7 @@ from localvit.models.weights.model_description import (
     input_of,
     require_known,
 )
+from localvit.system.errors import LocalViTError
 
 __all__ = ["ModelDescription", "load_model", "read_description", "save_model"]
 
@@ -121,7 +122,11 @@ def create_model(name: str, shown: InputConfig, *, num_classes: int, **arguments
 def model_and_arguments(
     name: str, shown: InputConfig, *, num_classes: int, **arguments: Any
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """The model of :func:`create_model`, and the arguments that ``timm.create_model`` took for it."""
+    """The model of :func:`create_model`, and the arguments that ``timm.create_model`` took for it.
+
+    Raises:
+        LocalViTError: if pretrained weights are asked for and cannot be downloaded.
+    """
     arguments = {"num_classes": num_classes, "in_chans": shown.channels, "img_size": shown.image_size, **arguments}
     try:
         model: nn.Module = timm.create_model(name, **arguments)
@@ -130,6 +135,11 @@ def model_and_arguments(
             raise
         del arguments["img_size"]
         model = timm.create_model(name, **arguments)
+    except OSError as error:
+        raise LocalViTError(
+            f"the pretrained weights of {name} cannot be downloaded: {first_line(error)}. Check the connection, or do "
+            "without pretrained weights"
+        ) from error
     return model, arguments
 
 
