@@ -158,11 +158,13 @@ def browser_with_gpu(browser: Browser) -> Iterator[Browser]:
     found = browser.browser_type.launch(executable_path=shutil.which("chromium"), args=arguments)
     page = found.new_page()
     page.goto("chrome://version")  # about:blank has no GPU, as it is not secure
-    if not page.evaluate("async () => Boolean(await navigator.gpu?.requestAdapter())"):
-        pytest.skip("this Chromium comes without SwiftShader, which computes as a GPU does")
+    has_gpu = page.evaluate("async () => Boolean(await navigator.gpu?.requestAdapter())")
     page.close()
-    yield found
+    if has_gpu:
+        yield found
     found.close()
+    if not has_gpu:
+        pytest.skip("this Chromium comes without SwiftShader, which computes as a GPU does")
 
 
 def test_a_gpu_answers_as_python_does_until_it_fails(
@@ -320,6 +322,8 @@ def test_the_runtime_is_downloaded_once_and_checked(
         "ort-wasm-simd-threaded.jsep.mjs", "ort-wasm-simd-threaded.jsep.wasm",
         "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm", "ort.wasm.min.mjs", "ort.webgpu.min.mjs",
     ]  # fmt: skip
+    megabytes = round(sum(path.stat().st_size for path in folder.iterdir()) / 1e6)
+    assert f"{megabytes} MB, and checks" in (Path(__file__).parents[2] / "docs" / "phone.md").read_text()
     assert runtime_files(address, console) == folder  # the server is gone
     (folder / "ort.wasm.min.mjs").write_text("something else")
     with pytest.raises(LocalViTError, match="cannot be downloaded"):

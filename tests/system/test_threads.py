@@ -4,10 +4,11 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 
 import pytest
 
-from localvit.system.threads import Interrupted, in_own_thread
+from localvit.system.threads import in_own_thread
 
 
 def test_the_result_and_errors_of_another_thread_come_back() -> None:
@@ -44,4 +45,4 @@ def test_the_work_has_ended_when_an_interruption_goes_on() -> None:
             in_own_thread(endless)
     finally:
         signal.signal(signal.SIGALRM, before)
-    assert [type(error) for error in ended] == [Interrupted]
+    assert [type(error) for error in ended] == [CancelledError]

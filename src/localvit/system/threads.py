@@ -1,17 +1,11 @@
 """Work in a thread of its own that an interruption ends."""
 
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from threading import Event, Thread
 from typing import TypeVar
 
-from localvit.system.errors import LocalViTError
-
 T = TypeVar("T")
-
-
-class Interrupted(LocalViTError):
-    """Raised in the thread whose result nobody waits for any more."""
 
 
 def in_own_thread(work: Callable[[Callable[[], None]], T]) -> T:
@@ -21,7 +15,7 @@ def in_own_thread(work: Callable[[Callable[[], None]], T]) -> T:
     with one that no longer exists: the next Ctrl-C would end the process with a segmentation fault.
 
     Args:
-        work: gets a function to call now and then. It raises :class:`Interrupted` once the wait was interrupted, for
+        work: gets a function to call now and then. It raises ``CancelledError`` once the wait was interrupted, for
             example by Ctrl-C.
 
     Raises:
@@ -32,7 +26,7 @@ def in_own_thread(work: Callable[[Callable[[], None]], T]) -> T:
 
     def check() -> None:
         if stopped.is_set():
-            raise Interrupted("interrupted")
+            raise CancelledError
 
     def run() -> None:
         try:

@@ -118,12 +118,11 @@ def test_a_file_without_a_description_needs_the_name_alone(form: str, tmp_path: 
     assert read_description(path) is None
 
 
-def test_weights_that_cannot_be_downloaded_are_named() -> None:
+@pytest.mark.parametrize("name", ["localvit_tiny_patch16_224", "resnet18"])  # the second takes no image size
+def test_weights_that_cannot_be_downloaded_are_named(name: str) -> None:
     nowhere = {"url": "http://127.0.0.1:9/weights.pth", "hf_hub_id": None}
-    with pytest.raises(LocalViTError, match=r"weights of localvit_tiny_patch16_224 cannot be downloaded: .*refused"):
-        create_model(
-            "localvit_tiny_patch16_224", InputConfig(), num_classes=9, pretrained=True, pretrained_cfg_overlay=nowhere
-        )
+    with pytest.raises(LocalViTError, match=rf"weights of {name} cannot be downloaded: .*refused"):
+        create_model(name, InputConfig(), num_classes=9, pretrained=True, pretrained_cfg_overlay=nowhere)
 
 
 def test_a_thousand_classes_are_those_of_imagenet(tmp_path: Path) -> None:

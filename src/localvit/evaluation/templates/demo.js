@@ -126,15 +126,19 @@ async function loaded(on) {
 let usual, chosen; // usual: in WebAssembly
 let turn = Promise.resolve(); // a session computes one thing at a time
 
+function inTurn(work) {
+  const own = turn.then(work);
+  turn = own.catch(() => {});
+  return own;
+}
+
 /** Floats of several images become their probabilities, an array for each. */
 function classify(images) {
-  const own = turn.then(() => computed(images, chosen)).catch((error) => {
+  return inTurn(() => computed(images, chosen).catch((error) => {
     if (chosen === usual) throw error;
     chosen = usual; // the GPU can be taken away at any time
     return computed(images, usual);
-  });
-  turn = own.catch(() => {});
-  return own;
+  }));
 }
 
 async function computed(images, { ort, session }) {
@@ -301,13 +305,11 @@ async function tryGpu(always) {
   const found = [[], []], took = [[], []];
   for (let time = 0; time <= TIMES; time++) {
     for (const [place, one] of both.entries()) {
-      const own = turn.then(async () => {
+      await inTurn(async () => {
         const start = performance.now();
         found[place] = (await computed([image], one))[0];
         if (time > 0) took[place].push(performance.now() - start); // the first time takes longer
       });
-      turn = own.catch(() => {});
-      await own;
     }
   }
   const alike = found[0].every((share, index) => Math.abs(share - found[1][index]) < MOST_DIFFERENCE);

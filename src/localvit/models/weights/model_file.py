@@ -129,12 +129,13 @@ def model_and_arguments(
     """
     arguments = {"num_classes": num_classes, "in_chans": shown.channels, "img_size": shown.image_size, **arguments}
     try:
-        model: nn.Module = timm.create_model(name, **arguments)
-    except TypeError as error:
-        if "img_size" not in str(error):
-            raise
-        del arguments["img_size"]
-        model = timm.create_model(name, **arguments)
+        try:
+            model: nn.Module = timm.create_model(name, **arguments)
+        except TypeError as error:
+            if "img_size" not in str(error):
+                raise
+            del arguments["img_size"]
+            model = timm.create_model(name, **arguments)
     except OSError as error:
         raise LocalViTError(
             f"the pretrained weights of {name} cannot be downloaded: {first_line(error)}. Check the connection, or do "
