@@ -10,33 +10,30 @@ import argparse
 import json
 import math
 import shutil
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import spearmanr
-
 from localvit.analysis.reporting.wording import cell
-from localvit.analysis.table import ALIGNMENT
 from localvit.benchmark.look import markdown_text
 from localvit.studies.record import StudyRecord
 from localvit.studies.reporting.inside import ANALYSIS, FOUND
 from localvit.studies.reporting.tables import NOTHING, interval_text
-from localvit.studies.reporting.wording import listed, signed
 from localvit.studies.statistics.contrast import Interval
 from localvit.studies.statistics.findings import StudySummary
 from localvit.studies.statistics.summary import summarize
 from localvit.system.files import write_text
 
+sys.path.insert(0, str(Path(__file__).parent))
+from analysis_accuracy import explained  # a script beside this one
+
 RESULTS = Path(__file__).parent / "results"
-FEW = 4  # a rank correlation over fewer variants says nothing
-STRONG = 0.9
 HEAD = """# What locality changes inside
 
 Written by `python docs/analysis_results.py` from the analyses in this folder. [docs/analysis.md](../analysis.md)
-explains the measures. Figures are means over the layers of a network, with 95 % intervals over seeds. The last row of a
-table is the rank correlation of a measure with test accuracy over the variants. It says whether a measure orders the
-variants as accuracy does, and not that one causes the other.
+explains the measures. Figures are means over the layers of a network, with 95 % intervals over seeds. Rank correlations
+say whether a measure puts networks in the order of their accuracies, and not that one causes the other.
 """
 
 
@@ -56,13 +53,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folders", type=Path, nargs="*")
     keep(parser.parse_args().folders)
-    studies = sorted(path.parent.parent for path in RESULTS.glob(f"*/{ANALYSIS}/{FOUND}"))
+    write_text(RESULTS / "analysis.md", page())
+
+
+def page() -> str:
+    """The page about all analyses that are kept."""
     lines = [HEAD]
-    for folder in studies:
+    for folder in sorted(path.parent.parent for path in RESULTS.glob(f"*/{ANALYSIS}/{FOUND}")):
         summary = summarize(StudyRecord.load(folder))
         found = json.loads((folder / ANALYSIS / FOUND).read_text(encoding="utf-8"))
         lines += section(summary, found, folder.name)
-    write_text(RESULTS / "analysis.md", "\n".join(lines))
+    return "\n".join(lines)
 
 
 def section(summary: StudySummary, found: dict[str, Any], folder: str) -> list[str]:
@@ -82,17 +83,8 @@ def section(summary: StudySummary, found: dict[str, Any], folder: str) -> list[s
         cells = [cell(_interval(values["overall"][name]), measure) for measure, values in measures.items()]
         shown = NOTHING if accuracy is None else interval_text(accuracy)
         lines.append(f"| {markdown_text(name)} | {shown} | {' | '.join(cells)} |")
-    correlations = {
-        values["title"]: _rank_correlation(
-            [(accuracy.mean, values["overall"][name]) for name, accuracy in accuracies.items() if accuracy is not None]
-        )
-        if measure != ALIGNMENT  # variants are compared with different ones
-        else None
-        for measure, values in measures.items()
-    }
-    ranks = [NOTHING if value is None else signed(value) for value in correlations.values()]
-    lines.append(f"| *rank correlation with accuracy* | | {' | '.join(ranks)} |")
-    lines += ["", *_in_words(correlations, len(accuracies)), ""]
+    known = {name: accuracy.mean for name, accuracy in accuracies.items() if accuracy is not None}
+    lines += ["", *explained(summary, known, found)]
     for values in measures.values():
         lines += [f"### {markdown_text(values['title'])}", "", "\n\n".join(map(markdown_text, values["answer"])), ""]
         for picture, caption in values["pictures"].items():
@@ -111,27 +103,6 @@ def _interval(values: dict[str, float | None] | None) -> Interval | None:
     if values is None:
         return None
     return Interval(**{part: math.nan if value is None else value for part, value in values.items()})
-
-
-def _rank_correlation(pairs: list[tuple[float, dict[str, float] | None]]) -> float | None:
-    known = [(accuracy, interval["mean"]) for accuracy, interval in pairs if interval is not None]
-    if len(known) < FEW:
-        return None
-    accuracies, means = zip(*known, strict=True)
-    found = float(spearmanr(accuracies, means).statistic)
-    return found if math.isfinite(found) else None
-
-
-def _in_words(correlations: dict[str, float | None], variants: int) -> list[str]:
-    known = {title: value for title, value in correlations.items() if value is not None}
-    strong = [title.lower() for title, value in known.items() if abs(value) >= STRONG]
-    others = [title.lower() for title, value in known.items() if abs(value) < STRONG]
-    words = []
-    if strong:
-        words.append(f"Over these {variants} variants, accuracy goes with {listed(strong)}.")
-    if others:
-        words.append(f"{'It' if strong else 'Accuracy'} does not go with {listed(others)}.")
-    return [" ".join(words)] if words else []
 
 
 if __name__ == "__main__":
