@@ -3,7 +3,7 @@
     python docs/results.py runs/rq1_depthwise-digits runs/rq1_depthwise-cifar10 ...
 
 Each folder's record, tables and chart of effects go to ``docs/results/<study>-<scale>``, and one report for all studies
-of a scale to ``docs/results/<scale>``. Without arguments it rewrites the page from the records kept there.
+of a scale to ``docs/results/<scale>``. Without arguments it draws and writes all anew from the records kept there.
 """
 
 import argparse
@@ -82,20 +82,21 @@ def found() -> list[StudySummary]:
 
 
 def main() -> None:
-    """Keep the folders given, and write reports and page anew."""
+    """Keep the folders given, draw their charts (those of all studies for none), and write the page anew."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folders", type=Path, nargs="*")
-    keep(parser.parse_args().folders)
+    folders: list[Path] = parser.parse_args().folders
+    keep(folders)
     summaries = found()
-    for scale in _scales(summaries):
-        of_scale = [summary for summary in summaries if summary.config.scale == scale]
-        report = write_report(of_scale, RESULTS / scale)  # the HTML is not committed
-        for summary in of_scale:
-            summary.record.save(RESULTS / _folder(summary))
-            write_report([summary], RESULTS / _folder(summary))
-            prefix = f"{_folder(summary)}-" if len(of_scale) > 1 else ""
-            (picture,) = save_charts(report, RESULTS / _folder(summary), [prefix + _picture(summary)])
-            picture.rename(RESULTS / _folder(summary) / f"{_picture(summary)}.svg")
+    given = {folder.resolve().name for folder in folders}
+    drawn = [summary for summary in summaries if not given or _folder(summary) in given]
+    for summary in drawn:
+        summary.record.save(RESULTS / _folder(summary))
+        report = write_report([summary], RESULTS / _folder(summary))  # the HTML is not committed
+        (picture,) = save_charts(report, RESULTS / _folder(summary), [_picture(summary)])
+        picture.rename(RESULTS / _folder(summary) / f"{_picture(summary)}.svg")
+    for scale in _scales(drawn):
+        write_report([summary for summary in summaries if summary.config.scale == scale], RESULTS / scale)
     write_text(RESULTS / "README.md", page(summaries))
 
 
