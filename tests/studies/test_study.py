@@ -13,12 +13,13 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from filelock import FileLock
 
 from localvit.commands.cli import main
+from localvit.studies.running.local import LocalBackend
 from localvit.system.terminal import RESULTS
 
 STUDY = """\
@@ -374,6 +375,24 @@ def test_a_record_keeps_the_choices_of_a_sweep(study_file: Path, finished: tuple
     assert "6 of 6 runs were finished before" in ended.stdout
     assert accuracies(folder.parent) == accuracies(finished[0] / "runs")
     assert not (folder.parent / "runs").exists()
+
+
+def test_the_processes_of_the_sweep_train_all_looks(study_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[LocalBackend] = []
+
+    class Counted(LocalBackend):
+        def __enter__(self) -> Self:
+            opened.append(self)
+            return super().__enter__()
+
+    monkeypatch.setattr("localvit.studies.running.local.LocalBackend", Counted)
+    sweep = {"groups": {"all": ["DeiT"]}, "grid": [0.003, 0.01], "seeds": [1000]}
+    study_file.write_text(f"{STUDY}sweep: {json.dumps(sweep)}\nlooks: [2]\n")
+    ended = run_study(study_file, "--seeds", "[0, 1, 2]", "--recipe.training.epochs", "2")
+    assert ended.returncode == 0, ended.stderr
+    assert len(results(study_file.parent / "runs")["looks"]) == 2
+    assert len(opened) == 1
+    assert opened[0].free() == 1  # and nothing is left running
 
 
 def test_the_record_of_a_study_that_was_killed_in_its_sweep_is_enough_to_go_on(study_file: Path) -> None:

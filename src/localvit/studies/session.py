@@ -1,8 +1,10 @@
 """One call of a command that works on a study: what earlier calls left, the sweep, and look after look."""
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Self
 
 from rich.console import Console
 
@@ -68,9 +70,13 @@ def _record_in(folder: Path) -> StudyRecord | None:
 class Session:
     """One call of a command that works on a study.
 
+    As a context manager, it ends what its runs are trained on: opened for the first run, and kept from the sweep to the
+    last look, because processes take seconds to start.
+
     Args:
         study: as planned.
         output: the folder of all studies.
+        backend: opens what runs are trained on.
         console: for progress.
         part: see :func:`run_study`.
 
@@ -79,8 +85,18 @@ class Session:
         costs: of the variants, as far as they are known.
     """
 
-    def __init__(self, study: StudyConfig, output: Path, console: Console, part: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        study: StudyConfig,
+        output: Path,
+        *,
+        backend: Callable[[], Backend],
+        console: Console,
+        part: tuple[int, int],
+    ) -> None:
         self.study, self.console, self.part = study, console, part
+        self._open, self._opened = backend, contextlib.ExitStack()
+        self._backend: Backend | None = None
         self.plan = study.plan_hash()
         self.runs_folder, self.folder = output / RUNS, study_folder(study, output)
         self.before = _record_in(self.folder)
@@ -94,12 +110,19 @@ class Session:
         self.num_classes = len(open_parts(first.data, channels=first.input.channels).train.class_names)
         self.costs = self._counted()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._opened.close()
+        self._backend = None
+
     @property
     def measured(self) -> bool:
         """Whether the speed of all variants is known."""
         return all(costs.training_images_per_second is not None for costs in self.costs.values())
 
-    def choose(self, backend: Callable[[], Backend]) -> bool:
+    def choose(self) -> bool:
         """Run the sweep and take its choices. Returns whether the study may go on."""
         if self.study.sweep is None:
             return True
@@ -107,7 +130,7 @@ class Session:
         if not self.sweep:
             sweep = self.study.sweep_runs(self.runs_folder)
             runs, self.sweep_runs = runs_of(sweep), earlier_sweep_runs(self.study, self.before)
-            self._train(runs, self.sweep_runs, backend, lambda: self._save_sweep(runs))
+            self._train(runs, self.sweep_runs, lambda: self._save_sweep(runs))
             self.sweep = choose(sweep, self.sweep_runs)
         if not self.sweep:
             return False
@@ -119,14 +142,14 @@ class Session:
                 self.console.print(f"{found.group}: {axis} {found.value:g}", highlight=False)
         return True
 
-    def train_look_by_look(self, backend: Callable[[], Backend]) -> StudySummary:
+    def train_look_by_look(self) -> StudySummary:
         """Train the seeds of one look after the other until every claim is decided."""
         self.outcomes = earlier_outcomes(self.study, self.before)
         summary = summarize(self.save())
         for look in self.study.all_looks:
             seeds = {*self.study.seeds[:look]}
             runs = [run for run in self.study.runs(self.runs_folder) if run.seed in seeds]
-            self._train(runs, self.outcomes, backend, self.save)
+            self._train(runs, self.outcomes, self.save)
             summary = summarize(self.save())
             if self.part != ALONE and any(run.seed in seeds for run in summary.missing):
                 break  # other shards are still busy with this look
@@ -174,13 +197,7 @@ class Session:
             if name in self.before.costs and name in earlier and what_costs(earlier[name]) == what_costs(config)
         }
 
-    def _train(
-        self,
-        runs: Sequence[StudyRun],
-        earlier: Sequence[Outcome],
-        backend: Callable[[], Backend],
-        save: Callable[[], object],
-    ) -> None:
+    def _train(self, runs: Sequence[StudyRun], earlier: Sequence[Outcome], save: Callable[[], object]) -> None:
         """Train this shard's share of what no folder and no earlier record has finished. Saves whenever a run ends."""
         mine = shard(runs, *self.part)
         known = known_outcomes(mine, earlier)
@@ -189,8 +206,9 @@ class Session:
         if finished:
             self.console.print(f"{finished} of {len(mine)} runs were finished before")
         if left:
-            with _RecordedProgress(self.console, left, finished, save) as progress, backend() as workers:
-                train_runs(left, workers, progress)
+            with _RecordedProgress(self.console, left, finished, save) as progress:
+                self._backend = self._backend or self._opened.enter_context(self._open())
+                train_runs(left, self._backend, progress)
 
 
 class _RecordedProgress(StudyProgress):

@@ -50,11 +50,11 @@ def run_study(
     """
     folder = study_folder(study, output)
     with _only_process_in(folder, part):
-        session = Session(study, output, console, part)
-        if not session.choose(backend):
-            console.print("The sweep is not complete: run the same command again when all shards are done.")
-            return summarize(session.save())
-        summary = session.train_look_by_look(backend)
+        with Session(study, output, backend=backend, console=console, part=part) as session:
+            if not session.choose():
+                console.print("The sweep is not complete: run the same command again when all shards are done.")
+                return summarize(session.save())
+            summary = session.train_look_by_look()
         if part != ALONE:
             console.print(f"When all shards are done: localvit report {folder}", soft_wrap=True, highlight=False)
             return summary
