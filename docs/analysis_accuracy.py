@@ -49,7 +49,12 @@ def explained(summary: StudySummary, accuracies: Mapping[str, float], found: Fou
 def _within(accuracies: Mapping[str, float], families: Families, found: Found) -> list[str]:
     correlations: dict[Part, RankCorrelation] = {}
     for measure in _compared(found):
-        for third, values in _by_third(found, measure, list(accuracies)).items():
+        parts = (
+            {WHOLE: _means(found, measure)}
+            if measure == ROBUSTNESS
+            else by_third(found, measure, MEASURES[measure].headline, list(accuracies))
+        )
+        for third, values in parts.items():
             one = rank_correlation(values, accuracies, list(families.values()))
             if one.mean is not None:
                 correlations[measure, third] = one
@@ -157,20 +162,22 @@ def _means(found: Found, measure: str) -> dict[str, float]:
     return {name: values["mean"] for name, values in overall.items() if values is not None}
 
 
-def _by_third(found: Found, measure: str, names: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Mean over seeds and over the low, middle and high third of the layers, as far as there are layers and values."""
-    if measure == ROBUSTNESS:
-        return {WHOLE: _means(found, measure)}
+def by_third(found: Found, measure: str, series: str, names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """A series of networks, averaged over seeds and over the low, middle and high third of the layers.
+
+    Returns:
+        Values by third, then by name. A network without a value there is left out.
+    """
     thirds: dict[str, dict[str, float]] = {third: {} for third in THIRDS}
     for name in names:
-        series = [
-            one["series"][MEASURES[measure].headline]
+        of_seeds = [
+            one["series"][series]
             for one in found["findings"]
-            if (one["measure"], one["model"], one["state"]) == (measure, name, "trained") and one.get("places")
+            if (one["measure"], one["model"], one["state"]) == (measure, name, "trained") and "series" in one
         ]
-        if not series:
+        if not of_seeds:
             continue
-        values_SL = np.array(series, dtype=float)  # S seeds, L layers; nan where a layer has no value
+        values_SL = np.array(of_seeds, dtype=float)  # S seeds, L layers; nan where a layer has no value
         for third, values_SK in zip(THIRDS, np.array_split(values_SL, len(THIRDS), axis=1), strict=True):
             if np.isfinite(values_SK).any():
                 thirds[third][name] = float(np.nanmean(values_SK))

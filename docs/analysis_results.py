@@ -10,8 +10,9 @@ import argparse
 import json
 import math
 import shutil
+import statistics
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,12 @@ from localvit.studies.statistics.summary import summarize
 from localvit.system.files import write_text
 
 sys.path.insert(0, str(Path(__file__).parent))
-from analysis_accuracy import explained  # a script beside this one
+from analysis_accuracy import by_third, explained  # a script beside this one
 
 RESULTS = Path(__file__).parent / "results"
+DISTANCE = "attention-distance"
+GROWS = 1.05  # how much farther the high third of the layers must look than the low third
+MOST_NAMED = 5
 HEAD = """# What locality changes inside
 
 Written by `python docs/analysis_results.py` from the analyses in this folder. [docs/analysis.md](../analysis.md)
@@ -85,8 +89,10 @@ def section(summary: StudySummary, found: dict[str, Any], folder: str) -> list[s
         lines.append(f"| {markdown_text(name)} | {shown} | {' | '.join(cells)} |")
     known = {name: accuracy.mean for name, accuracy in accuracies.items() if accuracy is not None}
     lines += ["", *explained(summary, known, found)]
-    for values in measures.values():
+    for measure, values in measures.items():
         lines += [f"### {markdown_text(values['title'])}", "", "\n\n".join(map(markdown_text, values["answer"])), ""]
+        if measure == DISTANCE:
+            lines += [_as_published(found, list(accuracies)), ""]
         for picture, caption in values["pictures"].items():
             lines += [
                 f"![{markdown_text(values['title'])}]({folder}/{ANALYSIS}/{picture})",
@@ -96,6 +102,34 @@ def section(summary: StudySummary, found: dict[str, Any], folder: str) -> list[s
             ]
     command = found["record"].get("command", "")
     return [*lines, "### Reproduce it", "", f"    {command}", f"    python docs/analysis_results.py {folder}", ""]
+
+
+def _as_published(found: dict[str, Any], names: list[str]) -> str:
+    """Whether attention behaves as in the trained vision transformers of Raghu et al. (2021)."""
+    low, _, high = by_third(found, DISTANCE, "mean", names).values()
+    grows = [name for name in low if high[name] > GROWS * low[name]]
+    nearest, farthest = (by_third(found, DISTANCE, head, names) for head in ("nearest head", "farthest head"))
+    spread = {
+        third: {name: value - nearest[third][name] for name, value in values.items()}
+        for third, values in farthest.items()
+    }
+    mixes = [name for name, value in spread["low"].items() if value > spread["high"][name]]
+    return (
+        "Of large vision transformers, Raghu et al. report that attention reaches farther with depth, and that low "
+        "layers mix heads that look near with heads that look far. From the low to the high third of the layers, the "
+        f"distance grows here by more than {100 * (GROWS - 1):.0f} % in {_of(grows, low)}. The heads of the low third "
+        f"differ more than those of the high third in {_of(mixes, spread['low'])}: they lie within "
+        f"{_mean(spread['low']):.2f} px on average, and those of the high third within {_mean(spread['high']):.2f} px."
+    )
+
+
+def _of(some: Collection[str], of: Collection[str]) -> str:
+    which = f" ({markdown_text('; '.join(some))})" if 0 < len(some) <= MOST_NAMED and len(some) < len(of) else ""
+    return f"{len(some) or 'none'} of {len(of)} networks{which}"
+
+
+def _mean(values: Mapping[str, float]) -> float:
+    return statistics.fmean(values.values())
 
 
 def _interval(values: dict[str, float | None] | None) -> Interval | None:
