@@ -109,6 +109,7 @@ class Session:
         # Opens the images, so that a missing folder is an error before anything is trained.
         self.num_classes = len(open_parts(first.data, channels=first.input.channels).train.class_names)
         self.costs = self._counted()
+        self.made_by = command_line(), describe(), code_version()  # that of the start: the code that is loaded
 
     def __enter__(self) -> Self:
         return self
@@ -168,9 +169,7 @@ class Session:
             self.study,
             self.outcomes,
             dict(self.costs),
-            command_line(),
-            describe(),
-            code_version(),
+            *self.made_by,
             self.plan,
             self.sweep,
             self.looks,

@@ -6,10 +6,10 @@ Shape suffixes: B images, C channels, H x W pixels, K classes.
 import contextlib
 import io
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ from localvit.models.exported.formats import INPUT, METADATA, Batch, needed
 from localvit.system.errors import LocalViTError
 from localvit.system.threads import in_own_thread
 
+_T = TypeVar("_T")
+Images = NDArray[np.float32]  # (B, C, H, W)
 _RANKED = 100  # images that rank the layers by what they cost
 
 
@@ -63,47 +65,72 @@ def quantized(
         raise LocalViTError("int8 needs images to choose its ranges on, and there are none")
     size = 1 if batch == "dynamic" else batch
     batches = [np.stack(part) for part in _filled(images, size)]
-    labeled = _labeled(goal.pairs, size) if goal else []
-    is_onnx = hasattr(graph, "SerializeToString")
-
-    def work(check: Callable[[], None]) -> Any:
-        def given(image: NDArray[np.float32]) -> Any:
-            check()
-            return {INPUT: image} if is_onnx else image
-
-        options = {
-            "preset": nncf.QuantizationPreset.MIXED,
-            "model_type": nncf.ModelType.TRANSFORMER,
-            "subset_size": len(batches),
-        }
-        if goal is None:
-            return nncf.quantize(graph, nncf.Dataset(batches, given), **options)
-
-        def watch(images: int) -> None:
-            check()
-            goal.watch(images)
-
-        return nncf.quantize_with_accuracy_control(
-            graph,
-            nncf.Dataset(batches, given),
-            nncf.Dataset(labeled),
-            lambda model, shown: _accuracy(_runner(model), shown, watch),
-            max_drop=goal.most_drop / 100,
-            drop_type=nncf.DropType.ABSOLUTE,
-            # A layer that is left in full precision gets its first weights back, which smoothing has changed.
-            advanced_quantization_parameters=nncf.AdvancedQuantizationParameters(
-                smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1)
-            ),
-            advanced_accuracy_restorer_parameters=nncf.AdvancedAccuracyRestorerParameters(ranking_subset_size=_RANKED),
-            **options,
-        )
-
+    work = partial(_quantize, nncf, graph, batches)
+    if goal is not None:
+        work = partial(_quantize_within, nncf, graph, batches, _labeled(goal.pairs, size), goal)
     nncf.set_log_level(logging.WARNING)
     with contextlib.redirect_stdout(io.StringIO()):  # its progress bars
         found = in_own_thread(work)  # NNCF's models of OpenVINO would change this one
-    if not is_onnx:
+    if not _is_onnx(graph):
         found.set_rt_info(description, [METADATA])
     return found
+
+
+def _quantize(nncf: Any, graph: Any, batches: Sequence[Images], check: Callable[[], None]) -> Any:
+    return nncf.quantize(graph, _calibration(nncf, graph, batches, check), **_options(nncf, batches))
+
+
+def _quantize_within(
+    nncf: Any,
+    graph: Any,
+    batches: Sequence[Images],
+    labeled: Sequence[tuple[Images, NDArray[np.int64]]],
+    goal: AccuracyGoal,
+    check: Callable[[], None],
+) -> Any:
+    return nncf.quantize_with_accuracy_control(
+        graph,
+        _calibration(nncf, graph, batches, check),
+        nncf.Dataset(labeled),
+        lambda model, shown: _accuracy(_runner(model), _each(shown, check), goal.watch),
+        max_drop=goal.most_drop / 100,
+        drop_type=nncf.DropType.ABSOLUTE,
+        # A layer that is left in full precision gets its first weights back, which smoothing has changed.
+        advanced_quantization_parameters=nncf.AdvancedQuantizationParameters(
+            smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1)
+        ),
+        advanced_accuracy_restorer_parameters=nncf.AdvancedAccuracyRestorerParameters(ranking_subset_size=_RANKED),
+        **_options(nncf, batches),
+    )
+
+
+def _options(nncf: Any, batches: Sequence[Images]) -> dict[str, Any]:
+    return {
+        "preset": nncf.QuantizationPreset.MIXED,
+        "model_type": nncf.ModelType.TRANSFORMER,
+        "subset_size": len(batches),
+    }
+
+
+def _calibration(nncf: Any, graph: Any, batches: Sequence[Images], check: Callable[[], None]) -> Any:
+    """Batches as the graph takes them, with ``check`` before each."""
+
+    def given(images_BCHW: Images) -> Any:
+        check()
+        return {INPUT: images_BCHW} if _is_onnx(graph) else images_BCHW
+
+    return nncf.Dataset(batches, given)
+
+
+def _each(batches: Iterable[_T], check: Callable[[], None]) -> Iterator[_T]:
+    """The batches, with ``check`` before each."""
+    for batch in batches:
+        check()
+        yield batch
+
+
+def _is_onnx(graph: Any) -> bool:
+    return hasattr(graph, "SerializeToString")
 
 
 def _filled(images: list[Any], size: int) -> list[list[Any]]:
@@ -113,22 +140,22 @@ def _filled(images: list[Any], size: int) -> list[list[Any]]:
     ]
 
 
-def _labeled(pairs: Iterable[tuple[Tensor, Tensor]], size: int) -> list[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+def _labeled(pairs: Iterable[tuple[Tensor, Tensor]], size: int) -> list[tuple[Images, NDArray[np.int64]]]:
     """Images (B, C, H, W) and classes (B,) in batches of ``size``."""
     images = [pair for images_BCHW, labels_B in pairs for pair in zip(images_BCHW, labels_B, strict=True)]
     parts = (zip(*part, strict=True) for part in _filled(images, size))
     return [(torch.stack(shown).numpy(), torch.stack(labels).numpy()) for shown, labels in parts]
 
 
-def _runner(model: Any) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+def _runner(model: Any) -> Callable[[Images], NDArray[np.float32]]:
     """Images (B, C, H, W) to logits (B, K), for what NNCF hands over: an ONNX graph, or a compiled one of OpenVINO."""
-    if hasattr(model, "SerializeToString"):
+    if _is_onnx(model):
         return partial(onnx_file.run, onnx_file.session_of(model.SerializeToString()))
     return partial(openvino_file.run, model)
 
 
 def _accuracy(
-    run: Callable[[NDArray[np.float32]], NDArray[np.float32]], shown: Iterable[Any], watch: Callable[[int], object]
+    run: Callable[[Images], NDArray[np.float32]], shown: Iterable[Any], watch: Callable[[int], object]
 ) -> tuple[float, list[float]]:
     """The share of images that a graph classifies correctly, of all and of each batch."""
     shares = []
