@@ -1,5 +1,6 @@
 """The results in docs/results: the page says what the records say, and the records are of the studies here."""
 
+import re
 import runpy
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,20 @@ def test_the_page_says_how_long_every_study_trained() -> None:
         trained = [len(curve) for variant in summary.variants for curve in variant.curves.values()]
         assert str(min(trained)) in about.split()
         assert str(max(trained)) in about.split()
+
+
+def test_the_readme_counts_the_findings() -> None:
+    page = SCRIPT["page"](FOUND)
+    rows = re.findall(r"^\| ([^|]+) \| \*\*([^*]+)\*\* \|", page.split("## The studies")[0], re.MULTILINE)
+    findings: dict[str, set[str]] = {}
+    for finding, verdict in set(rows):
+        findings.setdefault(verdict, set()).add(finding)
+    assert "five of the paper's eight findings" in (REPOSITORY / "README.md").read_text()
+    assert len(findings.pop("agrees")) == 5
+    assert findings == {
+        "differs": {"h-swish over ReLU6"},
+        "equal within 1 point": {"channel attention adds", "a wider SE adds"},
+    }
 
 
 @pytest.mark.parametrize("summary", FOUND, ids=lambda summary: f"{summary.config.name}-{summary.config.scale}")
