@@ -10,7 +10,7 @@ import argparse
 import re
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from localvit.studies.reporting.wording import agreement_text, agreement_word, a
 from localvit.studies.statistics.findings import ClaimSummary, StudySummary
 from localvit.studies.statistics.summary import summarize
 from localvit.system.files import write_text
+from localvit.training.config import RunConfig
 
 sys.path.insert(0, str(Path(__file__).parent))
 from screenshot import save_charts  # a script beside this one
@@ -160,28 +161,29 @@ def _in_words(studies: list[StudySummary]) -> str:
     """Images and model of a scale, and for how long its studies train."""
     recipe = next(study.config.recipe for study in studies if study.config.start is None)
     learned = f"{100 * (1 - (recipe.data.held_out or 0)):.0f} % of the images"
-    images = learned if recipe.data.train_images is None else f"{recipe.data.train_images:,} images"
-    size, body = recipe.input.image_size, recipe.model.arguments
-    titles: dict[str, list[str]] = {}
-    for study in studies:
-        titles.setdefault(_epochs(study), []).append(QUESTIONS[study.config.name])
-    epochs = [
-        f"{count} epochs ({'; '.join(names)})" if len(titles) > 1 else f"{count} epochs"
-        for count, names in titles.items()
-    ]
+    if recipe.data.train_images is not None:
+        learned = _usual(studies, lambda config: config.data.train_images or 0, "{:,} images")
+    size = _usual(studies, lambda config: config.input.image_size[0], "{0} x {0} pixels")
+    epochs = _usual(studies, lambda config: config.training.total_epochs, "{} epochs")
+    body = recipe.model.arguments
     return (
-        f"{images} of {size[0]} x {size[1]} pixels to learn from, {', '.join(epochs)}; DeiT's body "
-        f"with {body['depth']} layers of {body['embed_dim']} channels"
+        f"{learned} of {size} to learn from, {epochs}; DeiT's body with {body['depth']} layers of {body['embed_dim']} "
+        "channels"
     )
 
 
-def _epochs(study: StudySummary) -> str:
-    counts = {
-        config.training.total_epochs
-        for name, config in study.config.configs.items()
-        if name not in study.config.landmarks
-    }
-    return " to ".join(map(str, sorted({min(counts), max(counts)})))
+def _usual(studies: list[StudySummary], value: Callable[[RunConfig], int], text: str) -> str:
+    """What most studies have, and in brackets the studies that have something else."""
+    titles: dict[str, list[str]] = {}
+    for study in studies:
+        values = {value(config) for name, config in study.config.configs.items() if name not in study.config.landmarks}
+        least, most = text.format(min(values)), text.format(max(values))
+        number = least.split(maxsplit=1)[0]
+        span = least if least == most else f"{number} to {most}"
+        titles.setdefault(span, []).append(QUESTIONS[study.config.name])
+    usual = max(titles, key=lambda span: len(titles[span]))
+    others = [f"{span} in {' and '.join(names)}" for span, names in titles.items() if span != usual]
+    return f"{usual} ({'; '.join(others)})" if others else usual
 
 
 def _finding_rows(finding: str, study: str, summaries: list[StudySummary]) -> list[str]:

@@ -56,8 +56,9 @@ def names(page: Page) -> list[str]:
 def data(page: Page, chart: str) -> list[dict[str, Any]]:
     """The traces of a chart as the browser has them."""
     found: list[dict[str, Any]] = page.evaluate(
-        "id => document.getElementById(id)._fullData.map(({type, name, mode, x, y, z, fill, marker}) =>"
-        " ({type, name, mode, fill, symbol: marker?.symbol, x: x && [...x], y: y && [...y], z: z && [...z]}))",
+        "id => document.getElementById(id)._fullData.map(({type, name, mode, x, y, z, fill, marker, line}) =>"
+        " ({type, name, mode, fill, symbol: marker?.symbol, colour: line?.color,"
+        " x: x && [...x], y: y && [...y], z: z && [...z]}))",
         chart,
     )
     return found
@@ -192,6 +193,7 @@ def test_curves_are_drawn_with_the_gain_of_locality_below(open_report: Open) -> 
     assert lines[1]["x"] == [100, 200]
     assert lines[1]["y"] == pytest.approx([(62 + 65 + 64.5) / 3, (63 + 70 + 65.5) / 3])
     assert lines[2]["y"] == pytest.approx([(2 + 4 + 2) / 3, (2 + 8 + 2) / 3])
+    assert lines[2]["colour"] == lines[1]["colour"] != lines[0]["colour"]
     assert page.locator("#own-chart .x2tick text").all_text_contents() == ["100", "200"]
 
 

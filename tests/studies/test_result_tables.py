@@ -17,6 +17,7 @@ from torch import nn
 
 from localvit import LocalityConfig
 from localvit.locality.localize import localize
+from localvit.studies.claims import Claim
 from localvit.studies.record import Costs
 from localvit.studies.reporting.own_chart import depthwise_layers
 from localvit.studies.reporting.report import write_report
@@ -256,6 +257,11 @@ def test_agreement_is_not_claimed_where_the_paper_says_nothing() -> None:
     assert agreement_word(summary(claims=[])) == "not tested"
     assert agreement_word(summary()) == "differs"
     assert sentences(paper_finding="")[-1] == "Of its 3 claims, this study finds 2 and contradicts 1."
+
+
+def test_a_named_question_is_answered_with_its_figure() -> None:
+    asked = summary(paper_finding="", claims=[Claim(better=ODD, than="DeiT", expect="any", name="what both add")])
+    assert answer(asked)[-1].startswith("What both add: +4.40 points (95")
 
 
 def test_costs_are_only_told_where_they_are_known() -> None:

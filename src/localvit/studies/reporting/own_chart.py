@@ -162,12 +162,15 @@ def _curves(summary: StudySummary) -> go.Figure:
     figure = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.06, row_heights=[0.6, 0.4])
     axis = config.axis or ""
     position = {name: number(config.variant_config(name), axis) for name in config.variants}
+    colours: dict[str, str] = {}
     for index, (curve, names) in enumerate(config.curves.items()):
-        look = GREY if index == 0 else COLOURS[(index - 1) % len(COLOURS)]
+        colour = GREY if index == 0 else COLOURS[(index - 1) % len(COLOURS)]
+        colours |= dict.fromkeys(names, colour)
         accuracies = [(position[name], summary.variant(name).accuracy) for name in names]
-        add_line(figure, accuracies, look, label(curve), row=1, col=1)
+        add_line(figure, accuracies, colour, label(curve), row=1, col=1)
     gains = [(position[name], summary.isolated.get(name)) for name in config.isolates]
-    add_line(figure, gains, BLUE, "gain of locality", row=2, col=1)
+    with_locality = next(iter(config.isolates), "")
+    add_line(figure, gains, colours.get(with_locality, BLUE), "gain of locality", row=2, col=1)
     style(figure, height=620)
     figure.add_hline(y=0, line={"color": GREY, "width": 1.5, "dash": "dash"}, row=2, col=1)
     values = sorted({value for value in position.values() if value is not None})

@@ -163,6 +163,9 @@ def _of_pairs(summary: StudySummary) -> str:
 def _of_claims(summary: StudySummary) -> str:
     """How many claims the study finds, contradicts, and so on."""
     found = summary.agreements
+    if not found and summary.claims and all(claim.claim.name and len(claim.parts) == 1 for claim in summary.claims):
+        known = [(claim.claim.name, claim.parts[0].difference) for claim in summary.claims]
+        return " ".join(f"{name[0].upper()}{name[1:]}: {_gain(difference)}." for name, difference in known)
     if not found:
         verdicts = Counter(verdict_text(part) for claim in summary.claims for part in claim.parts)
         return f"Verdicts: {'; '.join(f'{count} {word}' for word, count in verdicts.items())}." if verdicts else ""
