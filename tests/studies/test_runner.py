@@ -127,6 +127,14 @@ def test_all_runs_are_trained_and_never_again(backend: LocalBackend, tmp_path: P
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
+def test_an_idle_process_ends_by_itself(tmp_path: Path) -> None:
+    before = multiprocessing.active_children()
+    with LocalBackend(1) as backend:
+        train_runs([a_run(tmp_path)], backend, Log())
+        (process,) = {*multiprocessing.active_children()} - {*before}
+    assert process.exitcode == 0  # one that is killed leaves semaphores behind, and Python warns of them
+
+
 def test_failed_runs_keep_their_errors_stop_no_other_and_are_tried_again(backend: LocalBackend, tmp_path: Path) -> None:
     runs = [
         a_run(tmp_path, model__name="deit_tinny"),

@@ -123,9 +123,12 @@ class _Slot:
         return run, error
 
     def terminate(self) -> None:
-        if self.process is not None:
+        if self.process is None:
+            return
+        if self.run is not None:
             self.process.terminate()
-            self.connection.close()  # stops a process whose run ends before it notices the signal
+        # Ends an idle process, which cleans up, and one whose run ends before it notices the signal.
+        self.connection.close()
 
     def wait(self, deadline: float) -> None:
         if self.process is not None:
