@@ -178,7 +178,7 @@ def _usual(studies: list[StudySummary], value: Callable[[RunConfig], int], text:
     for study in studies:
         values = {value(config) for name, config in study.config.configs.items() if name not in study.config.landmarks}
         least, most = text.format(min(values)), text.format(max(values))
-        number = least.split(maxsplit=1)[0]
+        number = least.rsplit(maxsplit=1)[0]
         span = least if least == most else f"{number} to {most}"
         titles.setdefault(span, []).append(QUESTIONS[study.config.name])
     usual = max(titles, key=lambda span: len(titles[span]))
