@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -39,6 +40,13 @@ def as_urgent_as_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let loader processes compete with the other tests, which they would otherwise wait for; a fork inherits this."""
     if hasattr(os, "nice"):
         monkeypatch.setattr(os, "nice", lambda increment: 0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def heeds_ctrl_c() -> None:
+    """Some tests send SIGINT, which a shell makes a command in its background ignore."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
