@@ -43,7 +43,7 @@ def explained(summary: StudySummary, accuracies: Mapping[str, float], found: Fou
     for name in accuracies:
         families.setdefault(summary.config.baseline_of(name) or name, []).append(name)
     lines = ["### Where it explains the accuracies", "", *_within(accuracies, families, found), ""]
-    return [*lines, *_between(summary.config.isolates, accuracies, found), ""] if len(families) >= FEWEST else lines
+    return [*lines, *_between(summary, found), ""] if len(families) >= FEWEST else lines
 
 
 def _within(accuracies: Mapping[str, float], families: Families, found: Found) -> list[str]:
@@ -98,8 +98,8 @@ def _which_layers(
     orders = math.prod(math.factorial(len(names)) for names in families.values())
     if 2 * len(p_values) / orders > LEVEL:  # two of the orders are perfect
         return (
-            f"**Which layers.** A family of {sum(map(len, families.values()))} networks cannot tell: it has {orders} "
-            f"orders, too few to exclude chance in {len(p_values)} comparisons."
+            f"**Which layers.** {sum(map(len, families.values()))} networks cannot tell: within families, they have "
+            f"{orders} orders, too few to exclude chance in {len(p_values)} comparisons."
         )
     sure = [part for part in correlations if p_values[part] < LEVEL]
     sentences = []
@@ -118,8 +118,9 @@ def _which_layers(
     return f"**Which layers.** {' '.join(sentences)}"
 
 
-def _between(isolates: Mapping[str, str], accuracies: Mapping[str, float], found: Found) -> list[str]:
-    gains = {name: accuracies[name] - accuracies[control] for name, control in isolates.items()}
+def _between(summary: StudySummary, found: Found) -> list[str]:
+    isolates = summary.config.isolates
+    gains = {name: gain.mean for name, gain in summary.isolated.items()}
     changes: dict[str, dict[str, float]] = {}
     for measure in _compared(found):
         means = _means(found, measure)

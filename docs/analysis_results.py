@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from localvit.analysis.reporting.wording import cell
+from localvit.analysis.reporting.wording import GROWS, cell
 from localvit.benchmark.look import markdown_text
 from localvit.studies.record import StudyRecord
 from localvit.studies.reporting.inside import ANALYSIS, FOUND
@@ -31,7 +31,6 @@ from analysis_accuracy import by_third, explained  # a script beside this one
 
 RESULTS = Path(__file__).parent / "results"
 DISTANCE = "attention-distance"
-GROWS = 1.05  # how much farther the high third of the layers must look than the low third
 MOST_NAMED = 5
 HEAD = """# What locality changes inside
 

@@ -15,7 +15,7 @@ from localvit.studies.statistics.contrast import Interval
 
 _SPACE = "\N{NO-BREAK SPACE}"
 DIGITS = {"": 3, "px": 2, "%": 1}  # decimals, by unit
-_GROWS = 1.05  # how much farther the last third of the layers must look than the first
+GROWS = 1.05  # how much farther the last third of the layers must look than the first
 _KINDS = ("identity", "blur", "edge")
 
 
@@ -180,7 +180,7 @@ def _of_depth(analysis: Analysis) -> list[str]:
             return None
         third = max(1, len(means) // 3)
         low, high = float(np.mean(means[:third])), float(np.mean(means[-third:]))
-        verb = "grows" if high > _GROWS * low else "shrinks" if low > _GROWS * high else "stays about the same"
+        verb = "grows" if high > GROWS * low else "shrinks" if low > GROWS * high else "stays about the same"
         return f"{verb} in {name} ({low:.2f} to {high:.2f}{_SPACE}px)"
 
     def spread(name: str) -> str | None:
