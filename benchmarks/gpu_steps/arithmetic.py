@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from gpu_steps.running import Row
+
 Precision = Literal["float64", "float32", "bfloat16", "float16"]
 _HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 _SCALE = 1024.0  # keeps float16 gradients above the smallest number
@@ -51,6 +53,22 @@ def distance(found: Tensor, expected: Tensor) -> float:
     if found.shape != expected.shape:
         return float("inf")
     return float((found - expected).norm() / expected.norm())
+
+
+def compared(
+    model: str,
+    form: str,
+    precision: Precision,
+    outputs: tuple[float, float | None],
+    gradients: tuple[float | None, float | None],
+) -> Row:
+    """A line of the table, with a fault for a distance that is larger than allowed, or not a number."""
+    row: Row = {"model": model, "form": form, "precision": precision, "fault": ""}
+    for what, (off, allowed) in {"outputs": outputs, "gradients": gradients}.items():
+        row[what], row[f"{what} at most"] = off, allowed
+        if off is not None and allowed is not None and not off <= allowed:
+            row["fault"] = f"{model}, {form}, {precision}: {what} are off by {off:.2g}, more than {allowed:.2g}"
+    return row
 
 
 def _ready(model: nn.Module, images_BCHW: Tensor, precision: Precision, device: str) -> tuple[nn.Module, Tensor]:

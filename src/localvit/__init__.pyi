@@ -2,9 +2,8 @@ from . import models
 from .locality.config import LocalityConfig
 from .locality.families import register_layout
 from .locality.feed_forward import LocalityFeedForward
-from .locality.kernels.forms import save_memory
+from .locality.kernels.forms import save_memory, use_triton
 from .locality.kernels.fuse import fuse
-from .locality.kernels.gpu.form import use_triton
 from .locality.layouts import TokenLayout
 from .locality.localize import localize
 from .models.weights.checkpoints import load_checkpoint, save_checkpoint

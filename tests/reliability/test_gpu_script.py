@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from gpu_steps import clock, correctness, needs, report, running
+from gpu_steps import clock, correctness, needs, report, time_limit
+from gpu_steps.arithmetic import compared
 from gpu_steps.models import OTHERS, PAIRS, Place
 from gpu_steps.running import (
     CUT,
@@ -26,13 +27,12 @@ from gpu_steps.running import (
     NOT_RUN,
     SKIPPED,
     Item,
-    OutOfTime,
     Row,
     Skipped,
     Step,
-    TimeLimit,
     run_step,
 )
+from gpu_steps.time_limit import OutOfTime, TimeLimit
 from twins import row_a, verdict
 
 import localvit
@@ -93,7 +93,7 @@ def test_a_dry_run_carries_out_every_step(tmp_path: Path) -> None:
     ended = script("--device", "cpu", "--quick", "--minutes", "30", "--output", str(tmp_path))
     assert ended.returncode == 0, ended.stderr
     results = json.loads((tmp_path / "gpu.json").read_text())
-    assert list(results["steps"]) == ["correctness", "clock", "recipe", "precision"]
+    assert list(results["steps"]) == ["correctness", "ahead", "clock", "recipe", "precision"]
     items = {name: one["status"] for found in results["steps"].values() for name, one in found["items"].items()}
     assert items.pop("CIFAR-10") == SKIPPED
     assert set(items.values()) == {DONE}
@@ -170,7 +170,7 @@ def test_what_takes_longer_than_the_time_is_cut_short_and_what_follows_does_not_
 
 
 def test_an_alarm_at_any_moment_leaves_no_timer_and_no_handler(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running, "_SECONDS_BETWEEN_ALARMS", 0.0001)
+    monkeypatch.setattr(time_limit, "_SECONDS_BETWEEN_ALARMS", 0.0001)
     before, cut = signal.getsignal(signal.SIGALRM), 0
     for number in range(500):
         try:
@@ -225,9 +225,9 @@ def test_a_form_that_computes_something_else_is_a_fault(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("off", [2e-9, float("nan"), float("inf")])
 def test_a_distance_that_is_too_large_or_no_number_is_a_fault(off: float) -> None:
-    row = correctness._row("model", "form", "float64", (off, 1e-9), (None, None))
+    row = compared("model", "form", "float64", (off, 1e-9), (None, None))
     assert "model, form, float64: outputs are off by" in row["fault"]
-    assert not correctness._row("model", "form", "float64", (1e-10, 1e-9), (off, None))["fault"]
+    assert not compared("model", "form", "float64", (1e-10, 1e-9), (off, None))["fault"]
 
 
 def test_row_a_has_five_pairs_in_both_modes_eager_and_compiled_with_localvit_t_first() -> None:
@@ -248,7 +248,7 @@ def results_of_a_gpu(*ratios: float) -> dict[str, Any]:
             for contestant, factor in zip(one.contestants(), (1.0, ratio), strict=True)
         ]
         judged = verdict(one, SettingResult(one.setting, tuple(measured)))
-        items[clock._name(one)] = {"rows": [{"judged": judged}], "status": DONE}
+        items[clock.name(one)] = {"rows": [{"judged": judged}], "status": DONE}
     record = {"time": "2026-11-26T00:00:00+00:00", "machine": "a GPU", "threads": 16}
     return {"device": "cuda", "quick": False, "steps": {"clock": {"items": items, "record": record}}}
 

@@ -179,7 +179,10 @@ class LocalityMlp(nn.Module):
     def _branch(self, x_BND: Tensor, grid: tuple[int, int]) -> Tensor:
         prefix = self.locality.num_prefix_tokens
         branch_BMD = self.locality.branch(x_BND, grid)
-        return torch.cat([torch.zeros_like(x_BND[:, :prefix]), branch_BMD], dim=1) if prefix else branch_BMD
+        if not prefix:
+            return branch_BMD
+        # In the dtype of the branch, which under autocast is half as wide as the tokens.
+        return torch.cat([torch.zeros_like(x_BND[:, :prefix], dtype=branch_BMD.dtype), branch_BMD], dim=1)
 
 
 def _owner(block: nn.Module, layout: TokenLayout) -> nn.Module:

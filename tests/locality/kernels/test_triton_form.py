@@ -1,8 +1,9 @@
-"""A locality feed-forward network that trains with the Triton kernel takes the step of one that does not."""
+"""A locality feed-forward network with the Triton kernels computes what one without them does."""
 
 import copy
 import importlib
 from collections.abc import Iterator
+from unittest import mock
 
 import pytest
 import timm
@@ -11,62 +12,135 @@ from torch import nn
 
 import localvit
 from localvit import LocalityConfig, LocalityFeedForward
-from localvit.locality.kernels.gpu import depthwise, device
-from localvit.locality.kernels.gpu.form import triton_form
+from localvit.locality.kernels import forms, onednn
+from localvit.locality.kernels.gpu import (
+    convolution,
+    depthwise,
+    device,
+    form,
+    inference,
+    launch,
+    normalized,
+    passes,
+)
+
+PLACE = "cuda" if torch.cuda.is_available() else "cpu"
+CONFIGS = [
+    LocalityConfig(),
+    LocalityConfig(channel_attention="se"),
+    LocalityConfig(channel_attention="eca", activation="relu6"),
+    LocalityConfig(permuted=True),
+]
 
 
 @pytest.fixture
-def interpreted() -> Iterator[None]:
+def interpreted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The kernels in Triton's interpreter, where there is no GPU; that is chosen where they are decorated."""
     pytest.importorskip("triton")
     if torch.cuda.is_available():
         yield
         return
+    modules = (device, convolution, passes, launch, normalized, depthwise)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
-        for module in (device, depthwise):
+        for module in modules:
             importlib.reload(module)
         yield
-    for module in (device, depthwise):
+    for module in modules:
         importlib.reload(module)
 
 
-@pytest.mark.parametrize(
-    "config", [LocalityConfig(), LocalityConfig(channel_attention="se"), LocalityConfig(permuted=True)], ids=str
-)
-def test_the_step_is_the_same(config: LocalityConfig, interpreted: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    place = "cuda" if torch.cuda.is_available() else "cpu"
+def network(config: LocalityConfig) -> LocalityFeedForward:
+    """A network whose norms matter."""
     torch.manual_seed(0)
-    plain = LocalityFeedForward(8, config).to(place).train()
-    faster = localvit.use_triton(copy.deepcopy(plain))
-    calls = []
-    kernel = depthwise.norm_act_depthwise
-    monkeypatch.setattr(depthwise, "norm_act_depthwise", lambda *given: calls.append(given) or kernel(*given))  # type: ignore[func-returns-value]
-    x_BND = torch.randn(3, 20, 8, device=place)
-    steps = []
-    for model in (plain, faster):
-        tokens_BND = x_BND.clone().requires_grad_()
-        out_BND = model(tokens_BND, (4, 5))
-        (out_BND * torch.linspace(-1, 1, out_BND.numel(), device=place).view_as(out_BND)).sum().backward()
-        assert tokens_BND.grad is not None
-        gradients = [parameter.grad for parameter in model.parameters()]
-        steps.append([out_BND, tokens_BND.grad, *gradients, *model.buffers()])
-    assert len(calls) == 1
-    for ours, theirs in zip(*steps, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    made = LocalityFeedForward(8, config, num_prefix_tokens=1).to(PLACE).train()
+    for module in made.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.weight, 1, 0.3)
+            nn.init.normal_(module.bias)
+    return made
+
+
+def step(model: LocalityFeedForward) -> list[torch.Tensor]:
+    """Output, all gradients and buffers of a step."""
+    generator = torch.Generator().manual_seed(0)
+    tokens_BND = torch.randn(3, 21, 8, generator=generator).to(PLACE, model.expand.conv.weight.dtype).requires_grad_()
+    out_BND = model(tokens_BND, (4, 5))
+    (out_BND * torch.linspace(-1, 1, out_BND.numel(), device=PLACE).view_as(out_BND)).sum().backward()
+    assert tokens_BND.grad is not None
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    return [out_BND.detach(), tokens_BND.grad, *gradients, *model.buffers()]
+
+
+# On a GPU, PyTorch's own products would have ten bits.
+@pytest.fixture(autouse=True)
+def exact_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+def test_the_step_is_the_same(
+    config: LocalityConfig, compiled: bool, interpreted: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = network(config)
+    faster = copy.deepcopy(plain)
+    faster.fast_form = form.triton_form
+    localvit.use_triton(plain, enabled=False)
+    launched = mock.Mock(wraps=depthwise.launch)
+    monkeypatch.setattr(depthwise, "launch", launched)
+    if compiled:
+        faster.compile(backend="aot_eager")
+    for ours, theirs in zip(step(plain), step(faster), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    assert launched.call_count == 2, "the convolution, and its gradient"
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+def test_a_fused_network_computes_the_same(
+    config: LocalityConfig, compiled: bool, interpreted: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = network(config).eval()
+    fused = localvit.fuse(plain)
+    monkeypatch.setattr(onednn, "fits", lambda *given: False)
+    monkeypatch.setattr(inference, "_on_gpu", lambda x: True)
+    launched = mock.Mock(wraps=depthwise.launch)
+    monkeypatch.setattr(depthwise, "launch", launched)
+    if compiled:
+        fused.compile(backend="aot_eager")
+    tokens_BND = torch.randn(3, 21, 8, device=PLACE)
+    with torch.inference_mode():
+        torch.testing.assert_close(fused(tokens_BND, (4, 5)), plain(tokens_BND, (4, 5)), rtol=1e-5, atol=1e-5)
+    assert launched.call_count == 1
+    tokens_BND.requires_grad_()
+    fused(tokens_BND, (4, 5)).sum().backward()
+    assert launched.call_count == 1, "the kernel has no gradient, so the plain operations run"
+    assert tokens_BND.grad is not None
+
+
+def test_hooks_are_heard(interpreted: None) -> None:
+    model = network(LocalityConfig(channel_attention="se"))
+    model.fast_form = form.triton_form
+    heard: list[torch.Size] = []
+    model.expand.act.register_forward_hook(lambda module, args, output: heard.append(output.shape))
+    step(model)
+    assert heard == [torch.Size((3, 32, 4, 5))]
 
 
 def test_where_it_does_not_fit_the_plain_operations_run() -> None:
     pytest.importorskip("triton")
-    model = localvit.use_triton(timm.create_model("localvit_tiny_patch16_224", depth=1, img_size=32, num_classes=3))
-    feed_forwards = [module for module in model.modules() if isinstance(module, LocalityFeedForward)]
-    assert all(module.fast_form is triton_form for module in feed_forwards)
-    model.train()(torch.randn(2, 3, 32, 32)).sum().backward()
+    model = network(LocalityConfig()).double()
+    plain = copy.deepcopy(model)
+    model.fast_form = form.triton_form
+    for ours, theirs in zip(step(model), step(plain), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+def test_the_kernels_can_be_switched_off() -> None:
+    model = timm.create_model("localvit_tiny_patch16_224", depth=2, img_size=32, num_classes=3)
+    networks = [module for module in model.modules() if isinstance(module, LocalityFeedForward)]
     localvit.use_triton(model, enabled=False)
-    assert not any(module.fast_form is triton_form for module in feed_forwards)
-
-
-def test_a_model_without_locality_has_nothing_to_change() -> None:
-    pytest.importorskip("triton")
-    model = nn.Linear(2, 2)
+    assert all(one.fast_form is forms.without_triton for one in networks)
     assert localvit.use_triton(model) is model
+    assert all(one.fast_form is forms.faster for one in networks)

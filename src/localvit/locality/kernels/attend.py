@@ -10,6 +10,7 @@ from timm.layers import SqueezeExcite
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from localvit.locality.kernels.exporting import is_exporting
 from localvit.locality.kernels.hooks import is_watched
 from localvit.locality.kernels.settle import settle
 from localvit.locality.kernels.sums import over_positions
@@ -44,7 +45,7 @@ def attend(attention: nn.Module, image_BCHW: Tensor) -> Tensor:
 
 def _dense(x_B1C: Tensor, layer: nn.Conv2d) -> Tensor:
     weight_RC = layer.weight.flatten(1)
-    unrolls = torch.compiler.is_compiling() and not torch.compiler.is_exporting() and not torch.is_grad_enabled()
+    unrolls = torch.compiler.is_compiling() and not is_exporting() and not torch.is_grad_enabled()
     if min(weight_RC.shape) > _NARROW or not unrolls:
         return F.linear(x_B1C, weight_RC, layer.bias)
     # So few products take less time as a compiled loop than the call of a matrix product does.

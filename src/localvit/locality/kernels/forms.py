@@ -15,7 +15,16 @@ Form = Callable[[LocalityFeedForward, Tensor], Tensor]
 
 
 def faster(network: LocalityFeedForward, image_BDHW: Tensor) -> Tensor:
-    """Few passes where ``torch.compile`` makes them the faster form, on CPUs; otherwise the modules in order."""
+    """On GPUs the Triton kernels; on CPUs few passes where ``torch.compile`` makes them the faster form."""
+    if image_BDHW.is_cuda:
+        from localvit.locality.kernels.gpu.form import triton_form
+
+        return triton_form(network, image_BDHW)
+    return without_triton(network, image_BDHW)
+
+
+def without_triton(network: LocalityFeedForward, image_BDHW: Tensor) -> Tensor:
+    """The faster form among those of PyTorch's own operators."""
     if torch.compiler.is_compiling() and image_BDHW.device.type == "cpu":
         return few_passes(network, image_BDHW)
     return network.in_order(image_BDHW)
@@ -40,6 +49,23 @@ def save_memory(model: nn.Module, enabled: bool = True) -> nn.Module:
         The model.
     """
     return set_form(model, few_passes if enabled else None)
+
+
+def use_triton(model: nn.Module, enabled: bool = True) -> nn.Module:
+    """Whether ``model`` trains with Triton kernels on a GPU, which it does by default.
+
+    The kernels serve odd kernel sizes up to 7 x 7, and feature maps in float32, bfloat16 or float16; where they do not
+    fit, or Triton is not installed, PyTorch's operators run. Results are the same up to rounding, so this is for
+    comparing the two, and for second derivatives, which the kernels do not have.
+
+    Args:
+        model: any model; it is changed in place.
+        enabled: False for PyTorch's operators alone, True for the default.
+
+    Returns:
+        The model.
+    """
+    return set_form(model, None if enabled else without_triton)
 
 
 def set_form(model: nn.Module, form: Form | None) -> nn.Module:

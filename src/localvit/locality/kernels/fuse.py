@@ -24,6 +24,7 @@ from localvit.locality.feed_forward import (
 from localvit.locality.hidden import HiddenLocality
 from localvit.locality.kernels import onednn
 from localvit.locality.kernels.attend import gates
+from localvit.locality.kernels.gpu import inference as gpu
 from localvit.locality.kernels.unread import skip_unread
 
 
@@ -81,6 +82,8 @@ class FusedFeedForward(GridFeedForward):
             images = onednn.images_at_a_time(image_BMD, self.project.in_features)
             parts = [self._in_few_passes(part_BMD, grid) for part_BMD in image_BMD.split(images)]
             return parts[0] if len(parts) == 1 else torch.cat(parts)
+        if gpu.fits(image_BMD, self.depthwise, self.config.activation):
+            return self._in_kernels(image_BMD, grid)
         hidden_BME = self.act(self.expand(image_BMD))
         if isinstance(self.depthwise, nn.Conv2d):
             hidden_BME = _tokens(self.act(self.depthwise(_image(hidden_BME, grid))))
@@ -93,6 +96,14 @@ class FusedFeedForward(GridFeedForward):
         else:
             hidden_BME = onednn.linear(image_BMD, self.expand, self.config.activation)
         return onednn.linear(self._attend(hidden_BME), self.project)
+
+    def _in_kernels(self, image_BMD: Tensor, grid: tuple[int, int]) -> Tensor:
+        assert isinstance(self.depthwise, nn.Conv2d)
+        hidden_BME, mean_B1E = gpu.expand_and_mix(image_BMD, self.expand, self.depthwise, self.config.activation, grid)
+        if not isinstance(self.channel_attention, nn.Identity):
+            hidden_BME = gpu.scale(hidden_BME, gates(self.channel_attention, mean_B1E))
+        out_BMD: Tensor = self.project(hidden_BME)
+        return out_BMD
 
     def _attend(self, hidden_BME: Tensor) -> Tensor:
         if isinstance(self.channel_attention, nn.Identity):

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
+from localvit.locality.kernels.exporting import is_exporting
+
 # Largest hidden map to process at once. A larger one leaves the cache, and the C library returns its memory to the
 # system after each layer, only for the next layer to have it mapped and cleared again.
 _BYTES = 2.5 * 2**20
@@ -55,8 +57,7 @@ def fits(x: Tensor, activation: str) -> bool:
         and activation in _POST_OPS
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_exporting()
-        and not torch.jit.is_tracing()
+        and not is_exporting()
     )
 
 

@@ -6,16 +6,24 @@ import torch
 from torch import Tensor
 
 
-@torch.library.custom_op("localvit::settle", mutates_args=())
 def settle(x: Tensor) -> Tensor:
-    """A copy that is materialized before its first use; its gradient is materialized too."""
+    """The same tensor, which on CPUs is materialized before its first use, as its gradient is.
+
+    On GPUs, the call of an operator would take more time than it saves.
+    """
+    settled: Tensor = _settle(x) if x.device.type == "cpu" else x
+    return settled
+
+
+@torch.library.custom_op("localvit::settle", mutates_args=())
+def _settle(x: Tensor) -> Tensor:
     return x.clone()
 
 
 def _settle_gradient(ctx: Any, grad: Tensor) -> Tensor:
-    settled: Tensor = settle(grad)
+    settled: Tensor = _settle(grad)
     return settled
 
 
-settle.register_fake(torch.empty_like)
-settle.register_autograd(_settle_gradient)
+_settle.register_fake(torch.empty_like)
+_settle.register_autograd(_settle_gradient)

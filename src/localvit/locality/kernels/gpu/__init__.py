@@ -1,1 +1,4 @@
-"""A Triton kernel for training on GPUs, opt-in through ``localvit.use_triton`` and not measured on a device yet."""
+"""Triton kernels for GPUs: in training ``form``, in fused models ``inference``.
+
+``depthwise`` and ``normalized`` launch, through ``launch``, the kernels of ``convolution`` and ``passes``.
+"""

@@ -1,11 +1,11 @@
-"""Batch norm, activation and depth-wise convolution of a channels-last grid in one pass, as Triton kernels.
+"""Batch norm, activation and depth-wise convolution of a channels-last grid in one pass over it.
 
 The hidden map between the two 1x1 convolutions is the largest tensor of the mechanism, and plain layers read and write
 it once per step. Here one kernel reads it, writes the output of the convolution and accumulates the statistics that the
 next batch norm needs. The backward pass stores only the input and recomputes the rest.
 
 Shape suffixes: B images, H x W the grid, E channels, k x k the kernel (T = k * k its taps), P programs, each of which
-writes one partial sum, L columns of a program's tile.
+writes one partial sum.
 """
 
 from __future__ import annotations
@@ -14,70 +14,225 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from localvit.locality.kernels.gpu.device import (
-    INTERPRETED,
-    backward_kernel,
-    forward_kernel,
-    statistics_gradient_kernel,
-    triton,
-)
-
-ACTIVATIONS = ("relu6", "hswish", "gelu", "silu")
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+from localvit.locality.kernels.gpu import device
+from localvit.locality.kernels.gpu.convolution import backward_kernel, forward_kernel
+from localvit.locality.kernels.gpu.device import ACTIVATIONS, ceil_div, compute_dtype
+from localvit.locality.kernels.gpu.launch import launch
+from localvit.locality.kernels.gpu.normalized import Moments, Norm, remove_mean_gradient
 
 
-class Tile(NamedTuple):
-    """The work of one program: columns of a row, adjacent channels, and the warps that share them."""
+class Strip(NamedTuple):
+    """The work of one program: adjacent columns, adjacent channels, and the warps that share the channels."""
 
     columns: int
     channels: int
     warps: int
 
 
-# By kernel size; chosen to save registers, not by timing. A program walks down the rows and keeps the sums of k output
-# rows in registers; in the backward pass those of k * k taps.
-TILES = {1: Tile(8, 64, 4), 3: Tile(8, 64, 4), 5: Tile(8, 64, 8), 7: Tile(8, 32, 8)}
-BAND_ROWS = 32  # output rows per program; each band reads k - 1 rows of its neighbors again
-PROGRAMS = 4096  # enough for a large GPU; larger batches give each program more work, not more partial sums
-BLOCK_POSITIONS = 32  # positions per program of the elementwise kernel
+# By kernel size; a strip of more columns reads fewer twice, and needs more registers. 3 x 3 measured on an H100.
+FORWARD = {1: Strip(7, 64, 1), 3: Strip(3, 128, 1), 5: Strip(4, 64, 1), 7: Strip(2, 64, 1)}
+BACKWARD = {1: Strip(7, 64, 1), 3: Strip(7, 64, 1), 5: Strip(3, 64, 1), 7: Strip(2, 32, 1)}
+PROGRAMS = 8192  # enough to fill a large GPU; a strip is cut into bands of rows until there are as many
+LEAST_ROWS = 14  # of a band, which reads k - 1 rows of its neighbors again
 
 
-class NormActDepthwise(NamedTuple):
-    """Output of the convolution, and its mean and biased variance over (B, H, W), or None if not requested."""
-
-    out_BHWE: Tensor
-    mean_E: Tensor | None
-    var_E: Tensor | None
-
-
-def fits(z_BHWE: Tensor, weight_E1kk: Tensor, activation: str) -> bool:
-    """Whether ``norm_act_depthwise`` supports this device, dtype, memory layout, kernel size and activation.
+def takes(x: Tensor, weight_E1kk: Tensor, activation: str) -> bool:
+    """Whether the kernels support the device and dtype of a tensor, this kernel size and this activation.
 
     Args:
-        z_BHWE: the input (B, H, W, E).
+        x: a tensor on the device and of the dtype of the input.
         weight_E1kk: weights of the convolution (E, 1, k, k).
         activation: name of the activation.
     """
-    if triton is None or activation not in ACTIVATIONS or z_BHWE.device != weight_E1kk.device:
-        return False
-    if INTERPRETED:
-        runs = z_BHWE.device.type == "cpu" and z_BHWE.dtype in (*DTYPES, torch.float64)
-    else:
-        # Triton launches on the current GPU, even if its arguments are on another one.
-        runs = z_BHWE.is_cuda and z_BHWE.get_device() == torch.cuda.current_device() and z_BHWE.dtype in DTYPES
-    size = weight_E1kk.shape[-1]
+    channels, *sizes = weight_E1kk.shape
     return (
-        runs
-        and z_BHWE.ndim == 4
-        and z_BHWE.numel() > 0
-        and z_BHWE.is_contiguous()
-        and size in TILES
-        and weight_E1kk.shape == (z_BHWE.shape[3], 1, size, size)
+        activation in ACTIVATIONS
+        and x.device == weight_E1kk.device
+        and device.runs_on(x)
+        and sizes[-1] in FORWARD
+        and weight_E1kk.shape == (channels, 1, sizes[-1], sizes[-1])
     )
 
 
-def norm_act_depthwise(
+def fits(z_BHWE: Tensor, weight_E1kk: Tensor, activation: str) -> bool:
+    """Whether the kernels support this input (B, H, W, E), its memory layout included. See :func:`takes`."""
+    return (
+        takes(z_BHWE, weight_E1kk, activation)
+        and z_BHWE.ndim == 4
+        and z_BHWE.shape[3] == weight_E1kk.shape[0]
+        and z_BHWE.numel() > 0
+        and z_BHWE.is_contiguous()
+    )
+
+
+def norm_act_depthwise(z_BHWE: Tensor, norm: Norm, weight_E1kk: Tensor, activation: str) -> tuple[Tensor, Moments]:
+    """``conv(act(norm(z)))``: depth-wise, stride 1, zero-padded to keep the grid size.
+
+    ``z_BHWE``, the parameters of the norm and ``weight_E1kk`` receive gradients, once differentiable. The gradient of
+    ``z_BHWE`` includes the path through the statistics of the batch. The moments carry no gradient: the norm that uses
+    them has to account for it.
+
+    Args:
+        z_BHWE: dense input (B, H, W, E); the output has its dtype and is computed in float32 (float64 for float64).
+        norm: the batch norm; its statistics are those of ``z_BHWE``.
+        weight_E1kk: weights of the convolution (E, 1, k, k), k odd and at most 7.
+        activation: relu6, hswish, gelu (with the error function) or silu.
+
+    Returns:
+        The output (B, H, W, E), and the moments of its stored values.
+
+    Raises:
+        ValueError: if ``fits`` is False, or if a vector of the norm does not have E elements.
+    """
+    _require_fit(z_BHWE, norm, weight_E1kk, activation)
+    out_BHWE, *moments = _NormActDepthwise.apply(z_BHWE, *norm, weight_E1kk, activation)
+    return out_BHWE, Moments(*moments)
+
+
+def compiled_norm_act_depthwise(
+    z_BHWE: Tensor, norm: Norm, weight_E1kk: Tensor, activation: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`norm_act_depthwise` for ``torch.compile``; returns mean and biased variance (E) instead of moments."""
+    result: tuple[Tensor, Tensor, Tensor] = _forward_operator(z_BHWE, *norm, weight_E1kk, activation)
+    return result
+
+
+def act_depthwise_act(
+    x_BHWE: Tensor, shift_E: Tensor, weight_E1kk: Tensor, bias_E: Tensor, activation: str
+) -> tuple[Tensor, Tensor]:
+    """``act(conv(act(x + shift)) + bias)``, and its means over the positions of each image. Without gradients.
+
+    Args:
+        x_BHWE: dense input (B, H, W, E), for which :func:`fits` is True.
+        shift_E: what is added to it (E).
+        weight_E1kk: weights of the depth-wise convolution (E, 1, k, k).
+        bias_E: its bias (E).
+        activation: name of both activations.
+
+    Returns:
+        The output (B, H, W, E), and the means (B, E) of its stored values in float32 (float64 for float64).
+    """
+    function = _inference_operator if torch.compiler.is_compiling() else _act_depthwise_act
+    result: tuple[Tensor, Tensor] = function(x_BHWE, shift_E, weight_E1kk, bias_E, activation)
+    return result
+
+
+class _Split(NamedTuple):
+    """How the work of a map (B, H, W, E) is split."""
+
+    strip: Strip
+    strips: int
+    bands: int
+    band_rows: int
+    programs: int  # for each block of channels
+    tiles: int
+
+    @classmethod
+    def of(cls, shape_BHWE: torch.Size, strip: Strip) -> _Split:
+        images, height, width, channels = shape_BHWE
+        strips = ceil_div(width, strip.columns)
+        # In powers of two, and no larger than the map needs.
+        block = min(strip.channels, max(16, 1 << (channels - 1).bit_length()))
+        strip = strip._replace(columns=ceil_div(width, strips), channels=block)
+        tiles = ceil_div(channels, block)
+        wanted = max(1, min(ceil_div(PROGRAMS, images * strips * tiles), height // LEAST_ROWS))
+        rows = ceil_div(height, wanted)
+        bands = ceil_div(height, rows)
+        return cls(strip, strips, bands, rows, images * bands * strips, tiles)
+
+    def run(
+        self, kernel: Any, tensors: tuple[Tensor, ...], shape_BHWE: torch.Size, size: int, **constants: Any
+    ) -> None:
+        """Launch a kernel for a map and a kernel size."""
+        _, height, width, channels = shape_BHWE
+        strip = {"COLUMNS": self.strip.columns, "BLOCK_E": self.strip.channels}
+        constants = {"W": width, "E": channels, "K": size, **constants, **strip}
+        numbers = (height, self.strips, self.bands, self.band_rows, self.programs)
+        launch(kernel, self.programs * self.tiles, tensors, numbers, constants, self.strip.warps)
+
+
+class _NormActDepthwise(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z_BHWE: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+        *norm_E, weight_E1kk, ctx.activation = rest
+        ctx.save_for_backward(z_BHWE, *norm_E, weight_E1kk)
+        out_BHWE, moments = _forward(z_BHWE, Norm(*norm_E), weight_E1kk, ctx.activation)
+        ctx.mark_non_differentiable(*moments)
+        return out_BHWE, *moments
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dout_BHWE: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+        z_BHWE, *norm_E, weight_E1kk = saved = ctx.saved_tensors
+        found = _backward(dout_BHWE, z_BHWE, Norm(*norm_E), weight_E1kk, ctx.activation)
+        return *_of_inputs(found, saved), None
+
+
+def _forward(z_BHWE: Tensor, norm: Norm, weight_E1kk: Tensor, activation: str) -> tuple[Tensor, Moments]:
+    shape, size = z_BHWE.shape, weight_E1kk.shape[-1]
+    split = _Split.of(shape, FORWARD[size])
+    norm = norm.to_compute(z_BHWE)
+    out_BHWE, moments = torch.empty_like(z_BHWE), Moments.empty(z_BHWE, split.programs)
+    tensors = (z_BHWE, *norm, weight_E1kk.contiguous(), norm.beta_E, out_BHWE, *moments)
+    split.run(forward_kernel, tensors, shape, size, ACTIVATION=activation, TRAINING=True)
+    return out_BHWE, moments
+
+
+def _act_depthwise_act(
+    x_BHWE: Tensor, shift_E: Tensor, weight_E1kk: Tensor, bias_E: Tensor, activation: str
+) -> tuple[Tensor, Tensor]:
+    shape, size = x_BHWE.shape, weight_E1kk.shape[-1]
+    split = _Split.of(shape, FORWARD[size])
+    out_BHWE = torch.empty_like(x_BHWE)
+    part_BSE = x_BHWE.new_empty((shape[0], split.programs // shape[0], shape[3]), dtype=compute_dtype(x_BHWE.dtype))
+    tensors = (x_BHWE, *[shift_E] * 4, weight_E1kk.contiguous(), bias_E, out_BHWE, part_BSE, part_BSE)
+    split.run(forward_kernel, tensors, shape, size, ACTIVATION=activation, TRAINING=False)
+    return out_BHWE, part_BSE.flatten(0, 1) if part_BSE.shape[1] == 1 else part_BSE.sum(1)
+
+
+def _backward(
+    dout_BHWE: Tensor, z_BHWE: Tensor, norm: Norm, weight_E1kk: Tensor, activation: str
+) -> tuple[Tensor, Tensor]:
+    """The gradient of the input, and the sums (2 + T, E) that are those of shift, scale and weights."""
+    shape, size = z_BHWE.shape, weight_E1kk.shape[-1]
+    split = _Split.of(shape, BACKWARD[size])
+    norm = norm.to_compute(z_BHWE)
+    dy_BHWE = torch.empty_like(z_BHWE)
+    part_PSE = norm.mean_E.new_empty((split.programs, 2 + size * size, shape[3]))
+    tensors = (z_BHWE, dout_BHWE.contiguous(), *norm, weight_E1kk.contiguous(), dy_BHWE, part_PSE)
+    split.run(backward_kernel, tensors, shape, size, ACTIVATION=activation)
+    sums_SE = part_PSE.sum(0)
+    dz_BME = remove_mean_gradient(dy_BHWE.flatten(1, 2), z_BHWE.flatten(1, 2), norm, sums_SE)
+    return dz_BME.view(shape), sums_SE
+
+
+def _of_inputs(found: tuple[Tensor, Tensor], inputs: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
+    """The gradients of input, mean, invstd, gamma, beta and weight."""
+    dz_BHWE, sums_SE = found
+    *_, gamma_E, beta_E, weight_E1kk = inputs
+    dweight_E1kk = sums_SE[2:].t().reshape(weight_E1kk.shape).to(weight_E1kk.dtype)
+    return dz_BHWE, None, None, sums_SE[1].to(gamma_E.dtype), sums_SE[0].to(beta_E.dtype), dweight_E1kk
+
+
+def _require_fit(z_BHWE: Tensor, norm: Norm, weight_E1kk: Tensor, activation: str) -> None:
+    if not fits(z_BHWE, weight_E1kk, activation):
+        raise ValueError(
+            f"the kernel does not fit a {z_BHWE.dtype} input {tuple(z_BHWE.shape)} on {z_BHWE.device}, "
+            f"a {tuple(weight_E1kk.shape)} weight and the activation {activation!r}; ask fits() first"
+        )
+    channels = z_BHWE.shape[3]
+    for name, vector_E in norm._asdict().items():
+        if vector_E.shape != (channels,) or vector_E.device != z_BHWE.device:
+            raise ValueError(
+                f"{name} is {tuple(vector_E.shape)} on {vector_E.device}; it must be ({channels},) on {z_BHWE.device}"
+            )
+
+
+# Operators, because the compiler cannot look into the launch of a kernel. In eager mode they would take time to call.
+@torch.library.custom_op("localvit::norm_act_depthwise", mutates_args=())
+def _forward_operator(
     z_BHWE: Tensor,
     mean_E: Tensor,
     invstd_E: Tensor,
@@ -85,185 +240,60 @@ def norm_act_depthwise(
     beta_E: Tensor,
     weight_E1kk: Tensor,
     activation: str,
-    training: bool = True,
-) -> NormActDepthwise:
-    """``conv(act((z - mean) * invstd * gamma + beta))``: depth-wise, stride 1, zero-padded to keep the grid size.
-
-    ``z_BHWE``, ``gamma_E``, ``beta_E`` and ``weight_E1kk`` receive gradients, once differentiable. In training, the
-    gradient for ``z_BHWE`` treats ``mean_E`` and ``invstd_E`` as the batch statistics of ``z_BHWE`` and includes the
-    path through them; they receive no gradient of their own. Likewise the returned statistics carry no gradient: the
-    norm that uses them has to account for it.
-
-    Args:
-        z_BHWE: dense input (B, H, W, E); the output has its dtype and is computed in float32 (float64 for float64).
-        mean_E: mean per channel (E).
-        invstd_E: 1 / sqrt(variance + epsilon) per channel (E), with the biased variance.
-        gamma_E: scale of the batch norm (E).
-        beta_E: shift of the batch norm (E).
-        weight_E1kk: weights of the convolution (E, 1, k, k), k odd and at most 7.
-        activation: relu6, hswish, gelu (with the error function) or silu.
-        training: whether the statistics are those of this batch. Otherwise they are constants, and no statistics of
-            the output are computed.
-
-    Returns:
-        The output (B, H, W, E), and the statistics (E) of its stored values in float32 (float64 for float64).
-
-    Raises:
-        ValueError: if ``fits`` is False, or if a vector does not have E elements.
-    """
-    if not fits(z_BHWE, weight_E1kk, activation):
-        raise ValueError(
-            f"the kernel does not fit a {z_BHWE.dtype} input {tuple(z_BHWE.shape)} on {z_BHWE.device}, "
-            f"a {tuple(weight_E1kk.shape)} weight and the activation {activation!r}; ask fits() first"
-        )
-    channels = z_BHWE.shape[3]
-    for name, vector_E in {"mean": mean_E, "invstd": invstd_E, "gamma": gamma_E, "beta": beta_E}.items():
-        if vector_E.shape != (channels,) or vector_E.device != z_BHWE.device:
-            raise ValueError(
-                f"{name} is {tuple(vector_E.shape)} on {vector_E.device}; it must be ({channels},) on {z_BHWE.device}"
-            )
-    result: tuple[Tensor, Tensor | None, Tensor | None] = _NormActDepthwise.apply(
-        z_BHWE, mean_E, invstd_E, gamma_E, beta_E, weight_E1kk, activation, training
-    )
-    return NormActDepthwise(*result)
+) -> tuple[Tensor, Tensor, Tensor]:
+    out_BHWE, moments = _forward(z_BHWE, Norm(mean_E, invstd_E, gamma_E, beta_E), weight_E1kk, activation)
+    return out_BHWE, *moments.combined()
 
 
-class _NormActDepthwise(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        z_BHWE: Tensor,
-        mean_E: Tensor,
-        invstd_E: Tensor,
-        gamma_E: Tensor,
-        beta_E: Tensor,
-        weight_E1kk: Tensor,
-        activation: str,
-        training: bool,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        ctx.save_for_backward(z_BHWE, mean_E, invstd_E, gamma_E, beta_E, weight_E1kk)
-        ctx.activation, ctx.training = activation, training
-        B, H, W, E = z_BHWE.shape
-        size = weight_E1kk.shape[-1]
-        vectors = _vectors(z_BHWE.dtype, mean_E, invstd_E, gamma_E, beta_E)
-        tile = _tile(size, E, W)
-        tiles_E, tiles_L, bands = _ceil_div(E, tile.channels), _ceil_div(W, tile.columns), _ceil_div(H, BAND_ROWS)
-        images = max(1, B * bands * tiles_L * tiles_E // PROGRAMS)
-        programs = _ceil_div(B, images) * bands * tiles_L
-
-        out_BHWE = torch.empty_like(z_BHWE)
-        count_P = vectors[0].new_empty(programs if training else 0)
-        part_2PE = vectors[0].new_empty((2, programs, E) if training else (0,))
-        forward_kernel[(programs * tiles_E,)](
-            z_BHWE,
-            *vectors,
-            _taps(weight_E1kk, vectors[0].dtype),
-            out_BHWE,
-            count_P,
-            part_2PE,
-            B,
-            H,
-            W,
-            E,
-            images,
-            bands,
-            _ceil_div(H, bands),
-            programs,
-            ACTIVATION=activation,
-            K=size,
-            STATISTICS=training,
-            BLOCK_L=tile.columns,
-            BLOCK_E=tile.channels,
-            num_warps=tile.warps,
-        )
-        if not training:
-            return out_BHWE, None, None
-        mean_out_E, var_out_E = _combined(count_P, part_2PE[0], part_2PE[1], B * H * W)
-        ctx.mark_non_differentiable(mean_out_E, var_out_E)
-        return out_BHWE, mean_out_E, var_out_E
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, dout_BHWE: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-        z_BHWE, mean_E, invstd_E, gamma_E, beta_E, weight_E1kk = ctx.saved_tensors
-        B, H, W, E = z_BHWE.shape
-        size = weight_E1kk.shape[-1]
-        vectors = _vectors(z_BHWE.dtype, mean_E, invstd_E, gamma_E, beta_E)
-        tile = _tile(size, E, W)
-        tiles_E, tiles_L = _ceil_div(E, tile.channels), _ceil_div(W, tile.columns)
-        lines = max(min(BAND_ROWS, H), B * H * tiles_L * tiles_E // PROGRAMS)
-        programs = _ceil_div(B * H, lines) * tiles_L
-
-        dz_BHWE = torch.empty_like(z_BHWE)
-        part_PSE = vectors[0].new_empty((programs, size * size + 2, E))
-        backward_kernel[(programs * tiles_E,)](
-            z_BHWE,
-            dout_BHWE.contiguous(),
-            *vectors,
-            _taps(weight_E1kk, vectors[0].dtype),
-            dz_BHWE,
-            part_PSE,
-            B * H,
-            H,
-            W,
-            E,
-            lines,
-            ACTIVATION=ctx.activation,
-            K=size,
-            CONSTANT=not ctx.training,
-            BLOCK_L=tile.columns,
-            BLOCK_E=tile.channels,
-            num_warps=tile.warps,
-        )
-        sums_SE = part_PSE.sum(0)
-        dbeta_E, dgamma_E = sums_SE[-2], sums_SE[-1]
-        if ctx.training:
-            positions = B * H * W
-            statistics_gradient_kernel[(_ceil_div(positions, BLOCK_POSITIONS) * tiles_E,)](
-                z_BHWE,
-                *vectors[:3],
-                dbeta_E / positions,
-                dgamma_E / positions,
-                dz_BHWE,
-                positions,
-                E,
-                BLOCK_N=BLOCK_POSITIONS,
-                BLOCK_E=tile.channels,
-            )
-        dweight_E1kk = sums_SE[:-2].t().reshape(weight_E1kk.shape).to(weight_E1kk.dtype)
-        return dz_BHWE, None, None, dgamma_E.to(gamma_E.dtype), dbeta_E.to(beta_E.dtype), dweight_E1kk, None, None
+@_forward_operator.register_fake
+def _(z_BHWE: Tensor, mean_E: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    mean_out_E, var_out_E = (mean_E.new_empty(mean_E.shape, dtype=compute_dtype(z_BHWE.dtype)) for _ in range(2))
+    return torch.empty_like(z_BHWE), mean_out_E, var_out_E
 
 
-def _vectors(dtype: torch.dtype, *vectors_E: Tensor) -> list[Tensor]:
-    """Vectors in the compute dtype, from which the kernels infer it."""
-    compute = torch.float64 if dtype == torch.float64 else torch.float32
-    return [vector_E.to(compute).contiguous() for vector_E in vectors_E]
+@torch.library.custom_op("localvit::norm_act_depthwise_backward", mutates_args=())
+def _backward_operator(
+    dout_BHWE: Tensor,
+    z_BHWE: Tensor,
+    mean_E: Tensor,
+    invstd_E: Tensor,
+    gamma_E: Tensor,
+    beta_E: Tensor,
+    weight_E1kk: Tensor,
+    activation: str,
+) -> tuple[Tensor, Tensor]:
+    return _backward(dout_BHWE, z_BHWE, Norm(mean_E, invstd_E, gamma_E, beta_E), weight_E1kk, activation)
 
 
-def _taps(weight_E1kk: Tensor, dtype: torch.dtype) -> Tensor:
-    """Weights as (k * k, E), so that those of one tap are adjacent in memory."""
-    return weight_E1kk.flatten(1).t().to(dtype).contiguous()
+@_backward_operator.register_fake
+def _(dout_BHWE: Tensor, z_BHWE: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    size, channels = rest[4].shape[-1], z_BHWE.shape[3]
+    sums_SE = z_BHWE.new_empty((2 + size * size, channels), dtype=compute_dtype(z_BHWE.dtype))
+    return torch.empty_like(z_BHWE), sums_SE
 
 
-def _tile(size: int, channels: int, width: int) -> Tile:
-    """The tile for this kernel size, in powers of two, no larger than the map needs."""
-    tile = TILES[size]
-    return tile._replace(
-        columns=min(tile.columns, 1 << (width - 1).bit_length()),
-        channels=min(tile.channels, max(16, 1 << (channels - 1).bit_length())),
-    )
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    *tensors, ctx.activation = inputs
+    ctx.save_for_backward(*tensors)
+    ctx.mark_non_differentiable(*output[1:])
 
 
-def _ceil_div(value: int, divisor: int) -> int:
-    return (value + divisor - 1) // divisor
+def _gradients(ctx: Any, dout_BHWE: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    saved = ctx.saved_tensors
+    return *_of_inputs(_backward_operator(dout_BHWE, *saved, ctx.activation), saved), None
 
 
-def _combined(count_P: Tensor, mean_PE: Tensor, m2_PE: Tensor, total: int) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance (E) of all values, from the count, mean and sum of squared deviations of each part.
+_forward_operator.register_autograd(_gradients, setup_context=_save)
 
-    The method of Chan, Golub and LeVeque (1983) avoids subtracting large numbers.
-    """
-    count_P1 = count_P.unsqueeze(1)
-    mean_E = (count_P1 * mean_PE).sum(0) / total
-    var_E = (m2_PE + count_P1 * (mean_PE - mean_E).square()).sum(0) / total
-    return mean_E, var_E
+
+@torch.library.custom_op("localvit::act_depthwise_act", mutates_args=())
+def _inference_operator(
+    x_BHWE: Tensor, shift_E: Tensor, weight_E1kk: Tensor, bias_E: Tensor, activation: str
+) -> tuple[Tensor, Tensor]:
+    return _act_depthwise_act(x_BHWE, shift_E, weight_E1kk, bias_E, activation)
+
+
+@_inference_operator.register_fake
+def _(x_BHWE: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    images, channels = x_BHWE.shape[0], x_BHWE.shape[3]
+    return torch.empty_like(x_BHWE), x_BHWE.new_empty((images, channels), dtype=compute_dtype(x_BHWE.dtype))

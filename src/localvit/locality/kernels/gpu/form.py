@@ -1,58 +1,93 @@
-"""Training with the Triton kernel: norm, activation, depth-wise convolution and the next statistics in one pass.
+"""Training on a GPU: between the two products, each pass over a hidden map is a kernel, and three maps are stored.
 
-Shape suffixes: B images, E hidden channels, H x W the grid.
+Shape suffixes: B images, D channels of a token, E hidden channels, H x W the grid, M = H * W positions.
 """
+
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from localvit.locality.feed_forward import ConvNormAct, LocalityFeedForward
 from localvit.locality.kernels import norm_act
+from localvit.locality.kernels.attend import gates
 from localvit.locality.kernels.few_passes import few_passes, mix
-from localvit.locality.kernels.forms import set_form
-
-
-def use_triton(model: nn.Module, enabled: bool = True) -> nn.Module:
-    """Train the locality feed-forward networks of ``model`` with the Triton kernel wherever it fits.
-
-    The kernel needs a GPU, odd kernel sizes up to 7 x 7, and feature maps in float32, bfloat16 or float16. Results
-    stay the same up to rounding. It takes the place of :func:`localvit.save_memory`.
-
-    Args:
-        model: any model; it is changed in place.
-        enabled: False switches back to the default form.
-
-    Returns:
-        The model.
-
-    Raises:
-        ImportError: if Triton is not installed.
-    """
-    if enabled:
-        import triton  # noqa: F401  # an optional package that takes a while to import
-    return set_form(model, triton_form if enabled else None)
+from localvit.locality.kernels.hooks import is_watched
 
 
 def triton_form(network: LocalityFeedForward, image_BDHW: Tensor) -> Tensor:
-    """Few passes over the hidden map, with the Triton kernel for the depth-wise stage."""
-    return few_passes(network, image_BDHW, mix=_mix)
+    """The network with the Triton kernels where they fit, and its modules in order otherwise.
+
+    Compiled, the depth-wise stage is a Triton kernel, and the compiler makes the other passes.
+    """
+    from localvit.locality.kernels.gpu import depthwise, device, normalized  # Triton takes a while to import
+
+    if device.triton is None or not torch.is_grad_enabled():
+        return network.in_order(image_BDHW)
+    if torch.compiler.is_compiling():
+        return few_passes(network, image_BDHW, mix=_mix)
+    expand, stage, project = network.expand, network.depthwise, network.project
+    if not _fits(network):
+        return network.in_order(image_BDHW)
+    assert isinstance(stage, ConvNormAct)
+    activation, grid = network.config.activation, image_BDHW.shape[2:]
+    z_BME = F.linear(image_BDHW.permute(0, 2, 3, 1).flatten(1, 2), expand.conv.weight.flatten(1))
+    if not depthwise.fits(z_BME.unflatten(1, grid), stage.conv.weight, activation):
+        return network.in_order(image_BDHW)
+    norm = normalized.Norm.of_batch(normalized.moments(z_BME.detach()), expand.norm)
+    mixed_BHWE, moments = depthwise.norm_act_depthwise(z_BME.unflatten(1, grid), norm, stage.conv.weight, activation)
+    norm = normalized.Norm.of_batch(moments, stage.norm)
+    attention = network.channel_attention
+    own_gates = None if isinstance(attention, nn.Identity) else partial(_gates, attention)
+    hidden_BME = normalized.norm_act_attend(mixed_BHWE.flatten(1, 2), norm, activation, own_gates)
+    out_BMD = F.linear(hidden_BME, project.conv.weight.flatten(1))
+    out_BDHW: Tensor = _DenseGradient.apply(project.norm(out_BMD.unflatten(1, grid).permute(0, 3, 1, 2)))
+    return out_BDHW
+
+
+def _fits(network: LocalityFeedForward) -> bool:
+    expand, stage, project, attention = network.expand, network.depthwise, network.project, network.channel_attention
+    return (
+        isinstance(stage, ConvNormAct)
+        and norm_act.fits(expand.norm, expand.act)
+        and norm_act.fits(stage.norm, stage.act)
+        and not is_watched(expand, expand.conv, stage, stage.conv, project, project.conv, *attention.modules())
+    )
+
+
+def _gates(attention: nn.Module, mean_BE: Tensor) -> Tensor:
+    """The gates (B, E) in the dtype of the attention's weights, also under autocast, whose casts take more time."""
+    dtype = next(attention.parameters()).dtype
+    with torch.autocast(mean_BE.device.type, enabled=False):
+        return gates(attention, mean_BE.to(dtype)[:, None])[:, 0]
+
+
+class _DenseGradient(torch.autograd.Function):
+    """The identity of a map, whose gradient is dense: PyTorch's batch norm takes several times as long for a slice."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BCHW: Tensor) -> Tensor:
+        return x_BCHW.view_as(x_BCHW)
+
+    @staticmethod
+    def backward(ctx: Any, grad_BCHW: Tensor) -> Tensor:
+        return grad_BCHW.contiguous(memory_format=torch.channels_last)
 
 
 def _mix(network: LocalityFeedForward, z_BEHW: Tensor) -> tuple[Tensor, norm_act.Statistics | None]:
-    from localvit.locality.kernels.gpu import depthwise  # Triton takes a while to import
+    from localvit.locality.kernels.gpu import depthwise, normalized
 
     before, stage = network.expand, network.depthwise
     assert isinstance(stage, ConvNormAct)
     activation, weight_E1kk = network.config.activation, stage.conv.weight
     z_BHWE = z_BEHW.permute(0, 2, 3, 1)
-    if torch.compiler.is_compiling() or not depthwise.fits(z_BHWE, weight_E1kk, activation):
+    if is_watched(stage.conv) or not depthwise.fits(z_BHWE, weight_E1kk, activation):
         return mix(network, z_BEHW)
     mean_E, var_E = norm_act.batch_statistics(z_BEHW, before.norm)
-    invstd_E = torch.rsqrt(var_E + before.norm.eps)
-    out_BHWE, mean_out_E, var_out_E = depthwise.norm_act_depthwise(
-        z_BHWE, mean_E, invstd_E, before.norm.weight, before.norm.bias, weight_E1kk, activation
-    )
-    assert mean_out_E is not None
-    assert var_out_E is not None
-    norm_act.move(stage.norm, (mean_out_E, var_out_E), out_BHWE.numel() // out_BHWE.shape[-1])
-    return out_BHWE.permute(0, 3, 1, 2), (mean_out_E, var_out_E)
+    norm = normalized.Norm(mean_E, torch.rsqrt(var_E + before.norm.eps), before.norm.weight, before.norm.bias)
+    out_BHWE, *statistics_E = depthwise.compiled_norm_act_depthwise(z_BHWE, norm, weight_E1kk, activation)
+    mean_E, var_E = statistics_E
+    norm_act.move(stage.norm, (mean_E, var_E), out_BHWE.numel() // out_BHWE.shape[-1])
+    return out_BHWE.permute(0, 3, 1, 2), (mean_E, var_E)
