@@ -9,9 +9,8 @@
 Writes ``gpu.json`` and ``gpu.md`` after each item, so that a kill costs one. The project need not be installed; the
 script names the packages that are missing before it starts. Ends with status 1 if something failed or was wrong.
 
-1. ``correctness``: all models and forms in outputs and gradients against float64 on the CPU, and the kernels' tests,
-   in processes side by side. Others compile for the clock meanwhile.
-2. ``clock``: row A of ``docs/clock.md``, each baseline beside its twin, alone; then run ``python docs/clock.py``.
+1. ``correctness``: all models and forms in outputs and gradients against float64 on the CPU, and the kernels' tests.
+2. ``clock``: row A of ``docs/clock.md``, each baseline beside its twin; then run ``python docs/clock.py``.
 3. ``recipe``: ``recipes/cifar10.yaml`` as far as it gets.
 4. ``precision``: float16, synchronized batch norms, memory of the forms of training.
 """
@@ -73,8 +72,7 @@ def _run(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
 
     if options.device == "cuda" and not torch.cuda.is_available():
         sys.exit("PyTorch finds no GPU here. --device cpu --quick is a dry run without one")
-    from gpu_steps import ahead, clock, correctness, half_and_memory, recipe, report
-    from gpu_steps.children import Children
+    from gpu_steps import clock, correctness, half_and_memory, recipe, report
     from gpu_steps.models import Place
     from gpu_steps.running import deadlines, run_step
 
@@ -82,33 +80,25 @@ def _run(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
 
     quiet()
     place = Place(options.device, options.quick)
-    results = _earlier(options.output / "gpu.json", place.device, quick=place.quick)
     made = {
         "correctness": correctness.step(place),
-        "clock": clock.step(place, results),
+        "clock": clock.step(place),
         "recipe": recipe.step(place, options.data_root),
         "precision": half_and_memory.step(place),
     }
-    chosen = [name for name in STEPS if name in options.steps]
-    steps = [made[name] for name in chosen]
-    with Children(ahead.processes(place)) as builders:
-        if "clock" in chosen:
-            left = clock.left(place, results, resume=options.resume)
-            steps.insert(chosen.index("clock"), ahead.step(left, place, builders))
-        ends = deadlines(steps, START, 60 * options.minutes)
-        if "clock" in chosen:
-            builders.begin(steps[chosen.index("clock")].items, ends[ahead.NAME])
-            ends["correctness"] = ends[ahead.NAME]  # they run at the same time
-        for step in steps:
-            ERRORS.print(f"{step.title}, {len(step.items)} items", markup=False)
-            run_step(
-                step,
-                results,
-                ends[step.name],
-                resume=options.resume and step.name != ahead.NAME,
-                write=lambda: report.write(results, options.output),
-            )
-    return results, report.failures(results, chosen)
+    steps = [made[name] for name in STEPS if name in options.steps]
+    results = _earlier(options.output / "gpu.json", place.device, quick=place.quick)
+    ends = deadlines(steps, START, 60 * options.minutes)
+    for step in steps:
+        ERRORS.print(f"{step.title}, {len(step.items)} items", markup=False)
+        run_step(
+            step,
+            results,
+            ends[step.name],
+            resume=options.resume,
+            write=lambda: report.write(results, options.output),
+        )
+    return results, report.failures(results, [step.name for step in steps])
 
 
 def _earlier(path: Path, device: str, *, quick: bool) -> dict[str, Any]:

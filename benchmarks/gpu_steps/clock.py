@@ -3,13 +3,13 @@
 from functools import partial
 from typing import Any
 
+import torch
 from twins import Comparison, verdict
 
-from gpu_steps import ahead
-from gpu_steps.memory import memory, over
 from gpu_steps.models import PAIRS, Place, Size, stand_in
-from gpu_steps.running import Item, Row, Step, done_before
-from localvit.benchmark import Setting, measure
+from gpu_steps.running import Item, Row, Step
+from localvit.benchmark import Contestant, Setting, Stepper, measure
+from localvit.benchmark.measurement import peak_memory
 from localvit.system.progress import progress_bar
 from localvit.system.terminal import ERRORS
 
@@ -20,17 +20,17 @@ COLUMNS = (
 BATCH_SIZE = 256
 
 
-def step(place: Place, results: dict[str, Any]) -> Step:
-    """The step for a machine; ``results`` has the memory of what was built ahead, by then."""
+def step(place: Place) -> Step:
+    """The step for a machine."""
     return Step(
         "clock",
         "Row A: what locality costs",
         "Each baseline and its LocalViT twin took turns in one process; a ratio is the twin's images per second "
         "divided by the baseline's, as the median over rounds with quartiles. Inference is in bf16, of fused twins; "
-        "training is in bf16-mixed. Memory is the peak of a step, model, optimizer and images included.",
+        "training is in bf16-mixed. Memory is the peak of an eager step, model, optimizer and images included.",
         COLUMNS,
-        0.44,
-        tuple(Item(name(one), partial(_compare, one, place, results)) for one in comparisons(place)),
+        0.42,
+        tuple(Item(_name(one), partial(_compare, one, place)) for one in comparisons(place)),
     )
 
 
@@ -46,28 +46,21 @@ def comparisons(place: Place) -> list[Comparison]:
     return [Comparison("A", twin, setting, (one,)) for twin, one in order for setting in (training, inference)]
 
 
-def left(place: Place, results: dict[str, Any], *, resume: bool) -> list[Comparison]:
-    """Those of row A that are not kept from earlier results."""
-    kept = done_before("clock", results) if resume else {}
-    return [one for one in comparisons(place) if name(one) not in kept]
-
-
 def _trial(setting: Setting, *, compiled: bool) -> Comparison:
     size: Size = "tiny"
     small = Setting(setting.mode, setting.precision, fuse=setting.fuse, batch_size=4, image_size=32, device="auto")
     return Comparison("A", PAIRS[0], small, (compiled,), stand_in(size))
 
 
-def name(one: Comparison) -> str:
-    """A comparison as the name of an item."""
+def _name(one: Comparison) -> str:
     return f"{one.twin}: {one.setting.mode}, {'compiled' if one.compiles[0] else 'eager'}"
 
 
-def _compare(one: Comparison, place: Place, results: dict[str, Any]) -> list[Row]:
+def _compare(one: Comparison, place: Place) -> list[Row]:
     setting, contestants = one.setting, one.contestants()
     how: dict[str, Any] = {"rounds": 2, "seconds_a_turn": 0.02} if place.quick else {}
     with progress_bar(ERRORS) as progress:
-        task = progress.add_task(name(one), total=None, figures="")
+        task = progress.add_task(_name(one), total=None, figures="")
         found = measure(
             contestants, setting, watch=lambda name, news: progress.update(task, figures=f"{name}: {news}"), **how
         )
@@ -75,10 +68,8 @@ def _compare(one: Comparison, place: Place, results: dict[str, Any]) -> list[Row
     if judged["errors"]:
         raise RuntimeError("; ".join(judged["errors"]))
     speeds, ratio = judged["figures"], judged["ratio"]
-    memories = [
-        ahead.memory_found(results, contestant, setting) or memory(contestant, setting, place)
-        for contestant in contestants
-    ]
+    # Compiled, a model would have to be compiled again for it.
+    memories = [None, None] if one.compiles[0] else [memory(contestant, setting, place) for contestant in contestants]
     return [
         {
             "row A": one.words(),
@@ -96,3 +87,22 @@ def _compare(one: Comparison, place: Place, results: dict[str, Any]) -> list[Row
             "rates": [one.rates for one in found.measurements],
         }
     ]
+
+
+def memory(contestant: Contestant, shared: Setting, place: Place) -> float | None:
+    """Peak memory of a step in MiB, in this process, which on a GPU knows what each model allocates.
+
+    On a CPU a process must be new for it (``localvit.benchmark.contestant_memory``), so a trial only exercises it.
+    """
+    setting = contestant.setting(shared)
+    torch.compiler.reset()
+    try:
+        found = peak_memory(lambda: Stepper(contestant, setting).step, device=place.device)
+    finally:
+        torch.compiler.reset()
+    return None if found is None else found / 2**20
+
+
+def over(mebibytes: float | None, baseline: float | None) -> float | None:
+    """A ratio of memories; None if either is unknown."""
+    return mebibytes / baseline if mebibytes and baseline else None

@@ -25,7 +25,6 @@ from twins import BASELINES
 
 import localvit
 from gpu_steps.arithmetic import Found, Precision, compared, distance, infer, train
-from gpu_steps.children import Children
 from gpu_steps.hard_activations import SINGLE, exact, float64_of_pytorch
 from gpu_steps.kernel_tests import kernel_tests
 from gpu_steps.models import OTHERS, PAIRS, Place, Size, with_baselines
@@ -34,7 +33,6 @@ from gpu_steps.subject import Subject
 from localvit.locality.kernels.forms import set_form
 from localvit.locality.kernels.gpu import depthwise
 from localvit.locality.kernels.gpu.form import triton_form
-from localvit.system.machine import cores
 
 COMPILED, YARDSTICK_FACTOR = SINGLE, 1.25
 FLOOR: dict[Precision, float] = {"float32": 1e-3, "bfloat16": 0.0, "float16": 0.0}
@@ -52,15 +50,9 @@ def step(place: Place) -> Step:
         "Each form of a model against its plain modules in float64 on the CPU: the distance of outputs and gradients, "
         "relative to their norm. Outputs of fused models are those of inference.",
         COLUMNS,
-        0.18,
+        0.38,
         tuple(_items(place)),
-        Children(processes(place)).outcomes,
     )
-
-
-def processes(place: Place) -> int:
-    """How many items run side by side."""
-    return 1 if place.device == "cpu" else max(1, min(8, cores() // 2))
 
 
 def _items(place: Place) -> list[Item]:
@@ -123,12 +115,8 @@ def use_kernels(model: nn.Module, place: Place) -> nn.Module:
 
 
 def compiled_training(name: str, size: Size, place: Place) -> list[Row]:
-    """A compiled training step, in the form that is the default there; the Triton kernels take no float64."""
-    subject = Subject.of(name, size)
-    rows = [_compiled(subject, "compiled", _as_it_is, place)]
-    if subject.networks and place.device == "cuda":
-        rows.append(_compiled(subject, "Triton, compiled", localvit.use_triton, place, "float32"))
-    return rows
+    """A compiled training step, in the form that is the default there."""
+    return [_compiled(Subject.of(name, size), "compiled", localvit.use_triton, place)]
 
 
 def compiled_few_passes(name: str, size: Size, place: Place) -> list[Row]:
@@ -162,13 +150,12 @@ def fused_kernels(subject: Subject, place: Place, *, compiled: bool) -> Row:
     return row if launch.called else {**row, "fault": f"{subject.name}: the kernel did not run"}
 
 
-def _compiled(subject: Subject, form: str, change: Change, place: Place, precision: Precision = "float64") -> Row:
+def _compiled(subject: Subject, form: str, change: Change, place: Place) -> Row:
     model = change(copy.deepcopy(subject.model))
     model.compile(dynamic=False, fullgraph=True)
-    found = train(model, subject.images_BCHW, precision, place.device)
-    bound = COMPILED if precision == "float64" else FLOOR[precision]
+    found = train(model, subject.images_BCHW, "float64", place.device)
     outputs, gradients = _distances(found, subject.trained)
-    return compared(subject.name, form, precision, (outputs, bound), (gradients, bound))
+    return compared(subject.name, form, "float64", (outputs, COMPILED), (gradients, COMPILED))
 
 
 def _exact(subject: Subject, form: str, change: Change, place: Place) -> Row:

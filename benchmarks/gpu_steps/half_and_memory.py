@@ -10,10 +10,9 @@ from torch import distributed, nn
 from twins import BASELINES
 
 from gpu_steps.arithmetic import distance, train
-from gpu_steps.clock import BATCH_SIZE
+from gpu_steps.clock import BATCH_SIZE, memory, over
 from gpu_steps.correctness import in_precision
 from gpu_steps.hard_activations import exact
-from gpu_steps.memory import memory, over
 from gpu_steps.models import PAIRS, Place, Size, create
 from gpu_steps.recipe import train_on_noise
 from gpu_steps.running import Item, Row, Step
@@ -34,7 +33,7 @@ def step(place: Place) -> Step:
         "on the CPU. Then a training step of each form beside its baseline: few passes store two hidden maps instead "
         "of seven (localvit.save_memory), and the Triton kernels, the default there, store three.",
         COLUMNS,
-        0.09,
+        0.1,
         (
             Item("float16", partial(_float16, place)),
             Item("synchronized batch norms", partial(_synchronized, place)),

@@ -7,8 +7,6 @@ import tempfile
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-import torch
-
 from gpu_steps.models import Place
 from gpu_steps.running import Row
 from localvit.system.machine import cores
@@ -16,7 +14,7 @@ from localvit.system.machine import cores
 _ROOT = Path(__file__).parents[2]
 _TESTS = "tests/locality/kernels/test_triton_*.py"
 _A_FEW = "rounding_alone and relu6 and float32 or step_is_the_same and se"
-_PROCESSES = 4  # the other checks run at the same time
+_PROCESSES = 8
 
 
 def kernel_tests(place: Place) -> list[Row]:
@@ -31,7 +29,6 @@ def kernel_tests(place: Place) -> list[Row]:
             *(["-k", _A_FEW] if place.quick else []),
         ]
         environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-        environment["OMP_NUM_THREADS"] = str(torch.get_num_threads())
         ended = subprocess.run(command, cwd=_ROOT, env=environment, capture_output=True, text=True, check=False)
         if not report.exists():
             raise RuntimeError(f"pytest wrote no report: {(ended.stdout + ended.stderr)[-500:]}")

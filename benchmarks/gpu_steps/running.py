@@ -1,21 +1,26 @@
 """Carries out pieces of work within a time limit, and records what became of each."""
 
+import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import torch
 
-from gpu_steps.time_limit import OutOfTime, TimeLimit
 from localvit.benchmark.comparison import in_words
 from localvit.benchmark.result import provenance
 from localvit.system.terminal import ERRORS
 
 Row = dict[str, Any]
-Outcome = dict[str, Any]
 DONE, FAILED, ERROR, CUT, NOT_RUN, SKIPPED = "done", "failed", "error", "cut short", "not run", "skipped"
 _LEAST_SECONDS = 2.0  # with less left an item does not begin
+_SECONDS_BETWEEN_ALARMS = 5.0  # an exception in a finalizer is swallowed; the next alarm raises again
+
+
+class OutOfTime(BaseException):
+    """The time is up. Not an ``Exception``: whoever notes those as the failure of a contestant must let this pass."""
 
 
 class Skipped(Exception):
@@ -29,59 +34,11 @@ class Item:
     Attributes:
         name: its name among those of its step.
         run: returns lines of the step's table, each a value by column. In ``fault`` a line says what is wrong; other
-            columns that the step does not show are kept in the JSON. Picklable if the step runs side by side.
+            columns that the step does not show are kept in the JSON.
     """
 
     name: str
     run: Callable[[], list[Row]]
-
-
-def became(status: str, said: str, seconds: float, rows: Sequence[Row] = ()) -> Outcome:
-    """What became of an item."""
-    return {"status": status, "said": said, "seconds": round(seconds, 1), "rows": list(rows)}
-
-
-def too_late(deadline: float) -> Outcome | None:
-    """What becomes of an item that would begin now, if too little time is left for it."""
-    return became(NOT_RUN, "no time was left", 0.0) if deadline - time.monotonic() < _LEAST_SECONDS else None
-
-
-def cut(start: float) -> Outcome:
-    """What becomes of an item that began then, and goes on at the deadline."""
-    return became(CUT, "the time of the step was up", time.monotonic() - start)
-
-
-def carry_out(item: Item) -> Outcome:
-    """Run an item, however long it takes, and leave neither compiled models nor unused memory of the GPU."""
-    start = time.monotonic()
-    try:
-        rows = item.run()
-    except Skipped as reason:
-        found = became(SKIPPED, str(reason), time.monotonic() - start)
-    except Exception as error:
-        found = became(ERROR, in_words(error), time.monotonic() - start)
-    else:
-        faults = [row["fault"] for row in rows if row.get("fault")]
-        found = became(FAILED if faults else DONE, "; ".join(faults), time.monotonic() - start, rows)
-    finally:
-        torch.compiler.reset()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-    return found
-
-
-def in_turn(items: Sequence[Item], deadline: float) -> Iterator[tuple[Item, Outcome]]:
-    """Run items one after the other in this process."""
-    for item in items:
-        start = time.monotonic()
-        found = too_late(deadline)
-        if found is None:
-            try:
-                with TimeLimit(deadline - start):
-                    found = carry_out(item)
-            except OutOfTime:
-                found = cut(start)
-        yield item, found
 
 
 @dataclass(frozen=True)
@@ -95,7 +52,6 @@ class Step:
         columns: columns of its table.
         share: its share of the time, relative to the other steps.
         items: what it does.
-        outcomes: carries out items until a deadline, by ``time.monotonic``, and gives each with what became of it.
     """
 
     name: str
@@ -104,7 +60,32 @@ class Step:
     columns: tuple[str, ...]
     share: float
     items: tuple[Item, ...]
-    outcomes: Callable[[Sequence[Item], float], Iterator[tuple[Item, Outcome]]] = in_turn
+
+
+class TimeLimit:
+    """Raises :class:`OutOfTime` inside the block once the seconds have passed, and again while the block goes on.
+
+    In the main thread only.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.over = max(seconds, 0.001), False
+
+    def __enter__(self) -> None:
+        self.before = signal.signal(signal.SIGALRM, self._stop)
+        signal.setitimer(signal.ITIMER_REAL, self.seconds, _SECONDS_BETWEEN_ALARMS)
+
+    def __exit__(self, *error: object) -> None:
+        self.over = True
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)  # discards an alarm that is on its way
+        signal.signal(signal.SIGALRM, self.before)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        # Raising at the end of __enter__ or the start of __exit__ would leave the timer running.
+        ours = (TimeLimit.__enter__.__code__, TimeLimit.__exit__.__code__)
+        if not self.over and (frame is None or frame.f_code not in ours):
+            raise OutOfTime
 
 
 def deadlines(steps: Sequence[Step], start: float, seconds: float) -> dict[str, float]:
@@ -116,14 +97,6 @@ def deadlines(steps: Sequence[Step], start: float, seconds: float) -> dict[str, 
     return found
 
 
-def done_before(step: str, results: dict[str, Any]) -> dict[str, Outcome]:
-    """The items of a step that are done in earlier results, if machine and code are the same."""
-    earlier, now = results["steps"].get(step), provenance()
-    if earlier is None or any(earlier["record"][part] != now[part] for part in ("machine", "code")):
-        return {}
-    return {name: found for name, found in earlier["items"].items() if found["status"] == DONE}
-
-
 def run_step(
     step: Step, results: dict[str, Any], deadline: float, *, resume: bool, write: Callable[[], object]
 ) -> None:
@@ -131,32 +104,53 @@ def run_step(
 
     Args:
         step: the step.
-        results: of all steps; earlier ones of this step are replaced. Items are in the order of the step, whichever
-            ended first.
+        results: of all steps; earlier ones of this step are replaced.
         deadline: when to stop, by ``time.monotonic``.
         resume: whether to keep the items that are done in ``results``, if machine and code are the same.
         write: called after each item.
     """
-    kept = done_before(step.name, results) if resume else {}
-    known = {item.name: kept[item.name] for item in step.items if item.name in kept}
-    entry = {"title": step.title, "lead": step.lead, "columns": step.columns, "items": known, "record": provenance()}
-    results["steps"][step.name] = entry
-    for name, found in known.items():
-        _say(step, name, found, deadline)
-    for item, found in step.outcomes([item for item in step.items if item.name not in kept], deadline):
-        known[item.name] = found
-        entry["items"] = {one.name: known[one.name] for one in step.items if one.name in known}
-        _say(step, item.name, found, deadline)
+    record, earlier = provenance(), results["steps"].get(step.name)
+    same = earlier is not None and all(earlier["record"][part] == record[part] for part in ("machine", "code"))
+    kept = earlier["items"] if earlier is not None and same and resume else {}
+    items: dict[str, Any] = {}
+    results["steps"][step.name] = {
+        "title": step.title, "lead": step.lead, "columns": step.columns, "items": items, "record": record
+    }  # fmt: skip
+    for number, item in enumerate(step.items, start=1):
+        known = kept.get(item.name)
+        items[item.name] = known if known and known["status"] == DONE else _run(item, deadline)
+        one = items[item.name]
+        left = deadline - time.monotonic()
+        ERRORS.print(
+            f"{step.name} {number} of {len(step.items)}, {left:4.0f} s left: {item.name}: {one['status']}, "
+            f"{one['seconds']:.1f} s{': ' if one['said'] else ''}{one['said']}",
+            markup=False,
+            soft_wrap=True,
+        )
         write()
-    write()
 
 
-def _say(step: Step, name: str, found: Outcome, deadline: float) -> None:
-    number = [item.name for item in step.items].index(name) + 1
-    said = f"{': ' if found['said'] else ''}{found['said']}"
-    ERRORS.print(
-        f"{step.name} {number} of {len(step.items)}, {deadline - time.monotonic():4.0f} s left: {name}: "
-        f"{found['status']}, {found['seconds']:.1f} s{said}",
-        markup=False,
-        soft_wrap=True,
-    )
+def _run(item: Item, deadline: float) -> dict[str, Any]:
+    start = time.monotonic()
+    if deadline - start < _LEAST_SECONDS:
+        return _became(NOT_RUN, "no time was left", 0.0)
+    try:
+        with TimeLimit(deadline - start):
+            rows = item.run()
+    except OutOfTime:
+        found = _became(CUT, "the time of the step was up", time.monotonic() - start)
+    except Skipped as reason:
+        found = _became(SKIPPED, str(reason), time.monotonic() - start)
+    except Exception as error:
+        found = _became(ERROR, in_words(error), time.monotonic() - start)
+    else:
+        faults = [row["fault"] for row in rows if row.get("fault")]
+        found = _became(FAILED if faults else DONE, "; ".join(faults), time.monotonic() - start, rows)
+    torch.compiler.reset()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return found
+
+
+def _became(status: str, said: str, seconds: float, rows: Sequence[Row] = ()) -> dict[str, Any]:
+    return {"status": status, "said": said, "seconds": round(seconds, 1), "rows": list(rows)}

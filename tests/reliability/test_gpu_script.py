@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from gpu_steps import clock, correctness, needs, report, time_limit
+from gpu_steps import clock, correctness, needs, report, running
 from gpu_steps.arithmetic import compared
-from gpu_steps.models import OTHERS, PAIRS, Place
+from gpu_steps.hard_activations import exact, float64_of_pytorch
+from gpu_steps.models import OTHERS, PAIRS, Place, create
 from gpu_steps.running import (
     CUT,
     DONE,
@@ -27,12 +28,13 @@ from gpu_steps.running import (
     NOT_RUN,
     SKIPPED,
     Item,
+    OutOfTime,
     Row,
     Skipped,
     Step,
+    TimeLimit,
     run_step,
 )
-from gpu_steps.time_limit import OutOfTime, TimeLimit
 from twins import row_a, verdict
 
 import localvit
@@ -93,7 +95,7 @@ def test_a_dry_run_carries_out_every_step(tmp_path: Path) -> None:
     ended = script("--device", "cpu", "--quick", "--minutes", "30", "--output", str(tmp_path))
     assert ended.returncode == 0, ended.stderr
     results = json.loads((tmp_path / "gpu.json").read_text())
-    assert list(results["steps"]) == ["correctness", "ahead", "clock", "recipe", "precision"]
+    assert list(results["steps"]) == ["correctness", "clock", "recipe", "precision"]
     items = {name: one["status"] for found in results["steps"].values() for name, one in found["items"].items()}
     assert items.pop("CIFAR-10") == SKIPPED
     assert set(items.values()) == {DONE}
@@ -170,7 +172,7 @@ def test_what_takes_longer_than_the_time_is_cut_short_and_what_follows_does_not_
 
 
 def test_an_alarm_at_any_moment_leaves_no_timer_and_no_handler(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(time_limit, "_SECONDS_BETWEEN_ALARMS", 0.0001)
+    monkeypatch.setattr(running, "_SECONDS_BETWEEN_ALARMS", 0.0001)
     before, cut = signal.getsignal(signal.SIGALRM), 0
     for number in range(500):
         try:
@@ -248,7 +250,7 @@ def results_of_a_gpu(*ratios: float) -> dict[str, Any]:
             for contestant, factor in zip(one.contestants(), (1.0, ratio), strict=True)
         ]
         judged = verdict(one, SettingResult(one.setting, tuple(measured)))
-        items[clock.name(one)] = {"rows": [{"judged": judged}], "status": DONE}
+        items[clock._name(one)] = {"rows": [{"judged": judged}], "status": DONE}
     record = {"time": "2026-11-26T00:00:00+00:00", "machine": "a GPU", "threads": 16}
     return {"device": "cuda", "quick": False, "steps": {"clock": {"items": items, "record": record}}}
 
@@ -274,3 +276,27 @@ def test_a_trial_measures_nothing_of_row_a() -> None:
     assert "not_measured" in row_a({**results, "quick": True})
     assert "not_measured" in row_a({**results, "device": "cpu"})
     assert asdict(HERE) == {"device": "cpu", "quick": True}
+
+
+@pytest.mark.parametrize(
+    ("name", "on_gpu"),
+    [
+        ("localvit_tiny_patch16_224", 1e-6),  # hard-swish, and a hard sigmoid in squeeze-and-excitation
+        ("localvit_tiny_relu6_mlp6_patch16_224", 1e-9),
+        ("deit_tiny_patch16_224", 1e-9),
+    ],
+)
+def test_float64_on_a_gpu_is_exact_where_pytorch_is(name: str, on_gpu: float) -> None:
+    model = create(name, "tiny")
+    assert exact(model, Place("cuda", quick=False)) == on_gpu
+    assert exact(model, Place("cpu", quick=True)) == 1e-9
+
+
+def test_hard_activations_of_pytorch_are_their_formulas_but_for_one_derivative_here() -> None:
+    swish, sigmoid = float64_of_pytorch(Place("cpu", quick=True))
+    assert (swish["model"], sigmoid["model"]) == ("PyTorch's hardswish", "PyTorch's hardsigmoid")
+    assert max(swish["outputs"], swish["gradients"], sigmoid["outputs"]) < 1e-15
+    assert sigmoid["gradients"] < 1e-7  # a sixth of single precision
+    for row in (swish, sigmoid):
+        assert row["outputs at most"] == row["gradients at most"] == 1e-6
+        assert not row["fault"]

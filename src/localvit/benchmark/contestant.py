@@ -107,8 +107,7 @@ class Stepper:
         self.images_BCHW = torch.randn(shape, device=self.device, dtype=dtype)
         self.step = self._prepare_training() if setting.mode == "training" else self._classify
         if setting.compile:
-            # Without graphs, a GPU waits for the processor to launch the kernels of a small model.
-            self.model.compile(dynamic=False, mode="reduce-overhead" if self.device.type == "cuda" else None)
+            self.model.compile(dynamic=False)
 
     def _prepare_training(self) -> Callable[[], None]:
         num_classes = int(getattr(self.model, "num_classes", _CLASSES))

@@ -23,7 +23,7 @@ class Setting:
     Attributes:
         mode: inference (a forward pass in inference mode) or training (forward, cross entropy, backward, AdamW step).
         precision: fp32; bf16 for weights and images in bfloat16, inference only; bf16-mixed for autocast to bfloat16.
-        compile: whether to compile the whole model, for its one shape; on GPUs with CUDA graphs.
+        compile: whether to compile the whole model, for its one shape.
         fuse: whether to run models with locality through :func:`localvit.fuse`, inference only.
         batch_size: images per step.
         image_size: height and width in pixels, or one number for a square.

@@ -5,7 +5,6 @@ Compiled, each pass becomes one loop, which is faster than the plain modules. Ru
 Shape suffixes: B images, D channels of a token, E hidden channels, H x W the grid.
 """
 
-from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -16,17 +15,8 @@ from localvit.locality.kernels import norm_act
 from localvit.locality.kernels.attend import attend
 from localvit.locality.kernels.convolve import convolve
 
-Mix = Callable[[LocalityFeedForward, Tensor], tuple[Tensor, norm_act.Statistics | None]]
 
-
-def mix(network: LocalityFeedForward, z_BEHW: Tensor) -> tuple[Tensor, norm_act.Statistics | None]:
-    """Norm, activation and depth-wise convolution of the expanded map, without statistics of the result."""
-    assert isinstance(network.depthwise, ConvNormAct)
-    depthwise = partial(convolve, network.depthwise.conv)
-    return norm_act.then(depthwise, z_BEHW, network.expand.norm, network.expand.act), None
-
-
-def few_passes(network: LocalityFeedForward, image_BDHW: Tensor, mix: Mix = mix) -> Tensor:
+def few_passes(network: LocalityFeedForward, image_BDHW: Tensor) -> Tensor:
     """The modules of ``network`` cut where a hidden map is stored: between a convolution and its norm.
 
     Runs the modules in order if no gradients are recorded, or if a norm or a hook requires it.
@@ -34,11 +24,12 @@ def few_passes(network: LocalityFeedForward, image_BDHW: Tensor, mix: Mix = mix)
     stages = [stage for stage in (network.expand, network.depthwise) if isinstance(stage, ConvNormAct)]
     if not (torch.is_grad_enabled() and all(norm_act.fits(stage.norm, stage.act) for stage in stages)):
         return network.in_order(image_BDHW)
-    z_BEHW, statistics = convolve(network.expand.conv, image_BDHW), None
+    z_BEHW = convolve(network.expand.conv, image_BDHW)
     if isinstance(network.depthwise, ConvNormAct):
-        z_BEHW, statistics = mix(network, z_BEHW)
+        depthwise = partial(convolve, network.depthwise.conv)
+        z_BEHW = norm_act.then(depthwise, z_BEHW, network.expand.norm, network.expand.act)
     attend_and_project = partial(_attend_and_project, network)
-    z_BDHW = norm_act.then(attend_and_project, z_BEHW, stages[-1].norm, stages[-1].act, statistics)
+    z_BDHW = norm_act.then(attend_and_project, z_BEHW, stages[-1].norm, stages[-1].act)
     out_BDHW: Tensor = network.project.norm(z_BDHW)
     return out_BDHW
 

@@ -15,8 +15,8 @@ Form = Callable[[LocalityFeedForward, Tensor], Tensor]
 
 
 def faster(network: LocalityFeedForward, image_BDHW: Tensor) -> Tensor:
-    """On GPUs the Triton kernels; on CPUs few passes where ``torch.compile`` makes them the faster form."""
-    if image_BDHW.is_cuda:
+    """On GPUs the Triton kernels, if not compiled; on CPUs few passes where ``torch.compile`` makes them faster."""
+    if image_BDHW.is_cuda and not torch.compiler.is_compiling():
         from localvit.locality.kernels.gpu.form import triton_form
 
         return triton_form(network, image_BDHW)
@@ -52,7 +52,7 @@ def save_memory(model: nn.Module, enabled: bool = True) -> nn.Module:
 
 
 def use_triton(model: nn.Module, enabled: bool = True) -> nn.Module:
-    """Whether ``model`` trains with Triton kernels on a GPU, which it does by default.
+    """Whether ``model`` trains with Triton kernels on a GPU where it is not compiled, which it does by default.
 
     The kernels serve odd kernel sizes up to 7 x 7, and feature maps in float32, bfloat16 or float16; where they do not
     fit, or Triton is not installed, PyTorch's operators run. Results are the same up to rounding, so this is for

@@ -127,9 +127,7 @@ def move(norm: nn.BatchNorm2d, statistics: Statistics, count: int) -> None:
         norm.running_var.lerp_((var_C * (count / (count - 1))).to(norm.running_var.dtype), norm.momentum)
 
 
-def then(
-    following: Pointwise, z_BCHW: Tensor, norm: nn.BatchNorm2d, act: nn.Module, statistics: Statistics | None = None
-) -> Tensor:
+def then(following: Pointwise, z_BCHW: Tensor, norm: nn.BatchNorm2d, act: nn.Module) -> Tensor:
     """``following(act(norm(z)))`` for a batch norm in training mode; the backward pass needs only ``z``.
 
     Args:
@@ -137,13 +135,11 @@ def then(
         z_BCHW: the input of the norm.
         norm: the batch norm; its running statistics are updated.
         act: the activation.
-        statistics: mean and biased variance (C,) of ``z``, if ``norm`` has already been updated with them. Computed if
-            None.
 
     Raises:
         RuntimeError: from autograd, on a second derivative.
     """
-    mean_C, var_C = batch_statistics(z_BCHW, norm) if statistics is None else statistics
+    mean_C, var_C = batch_statistics(z_BCHW, norm)
 
     def run(z_BCHW: Tensor) -> Tensor:
         a_BCHW: Tensor = _NormAct.apply(z_BCHW, type(act), norm.eps, norm.weight, norm.bias, mean_C, var_C)

@@ -91,14 +91,6 @@ def norm_act_depthwise(z_BHWE: Tensor, norm: Norm, weight_E1kk: Tensor, activati
     return out_BHWE, Moments(*moments)
 
 
-def compiled_norm_act_depthwise(
-    z_BHWE: Tensor, norm: Norm, weight_E1kk: Tensor, activation: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    """:func:`norm_act_depthwise` for ``torch.compile``; returns mean and biased variance (E) instead of moments."""
-    result: tuple[Tensor, Tensor, Tensor] = _forward_operator(z_BHWE, *norm, weight_E1kk, activation)
-    return result
-
-
 def act_depthwise_act(
     x_BHWE: Tensor, shift_E: Tensor, weight_E1kk: Tensor, bias_E: Tensor, activation: str
 ) -> tuple[Tensor, Tensor]:
@@ -230,62 +222,7 @@ def _require_fit(z_BHWE: Tensor, norm: Norm, weight_E1kk: Tensor, activation: st
             )
 
 
-# Operators, because the compiler cannot look into the launch of a kernel. In eager mode they would take time to call.
-@torch.library.custom_op("localvit::norm_act_depthwise", mutates_args=())
-def _forward_operator(
-    z_BHWE: Tensor,
-    mean_E: Tensor,
-    invstd_E: Tensor,
-    gamma_E: Tensor,
-    beta_E: Tensor,
-    weight_E1kk: Tensor,
-    activation: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    out_BHWE, moments = _forward(z_BHWE, Norm(mean_E, invstd_E, gamma_E, beta_E), weight_E1kk, activation)
-    return out_BHWE, *moments.combined()
-
-
-@_forward_operator.register_fake
-def _(z_BHWE: Tensor, mean_E: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    mean_out_E, var_out_E = (mean_E.new_empty(mean_E.shape, dtype=compute_dtype(z_BHWE.dtype)) for _ in range(2))
-    return torch.empty_like(z_BHWE), mean_out_E, var_out_E
-
-
-@torch.library.custom_op("localvit::norm_act_depthwise_backward", mutates_args=())
-def _backward_operator(
-    dout_BHWE: Tensor,
-    z_BHWE: Tensor,
-    mean_E: Tensor,
-    invstd_E: Tensor,
-    gamma_E: Tensor,
-    beta_E: Tensor,
-    weight_E1kk: Tensor,
-    activation: str,
-) -> tuple[Tensor, Tensor]:
-    return _backward(dout_BHWE, z_BHWE, Norm(mean_E, invstd_E, gamma_E, beta_E), weight_E1kk, activation)
-
-
-@_backward_operator.register_fake
-def _(dout_BHWE: Tensor, z_BHWE: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    size, channels = rest[4].shape[-1], z_BHWE.shape[3]
-    sums_SE = z_BHWE.new_empty((2 + size * size, channels), dtype=compute_dtype(z_BHWE.dtype))
-    return torch.empty_like(z_BHWE), sums_SE
-
-
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, ctx.activation = inputs
-    ctx.save_for_backward(*tensors)
-    ctx.mark_non_differentiable(*output[1:])
-
-
-def _gradients(ctx: Any, dout_BHWE: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-    saved = ctx.saved_tensors
-    return *_of_inputs(_backward_operator(dout_BHWE, *saved, ctx.activation), saved), None
-
-
-_forward_operator.register_autograd(_gradients, setup_context=_save)
-
-
+# An operator, because the compiler cannot look into the launch of a kernel. In eager mode it would take time to call.
 @torch.library.custom_op("localvit::act_depthwise_act", mutates_args=())
 def _inference_operator(
     x_BHWE: Tensor, shift_E: Tensor, weight_E1kk: Tensor, bias_E: Tensor, activation: str

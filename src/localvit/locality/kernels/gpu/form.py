@@ -13,21 +13,15 @@ from torch.nn import functional as F
 from localvit.locality.feed_forward import ConvNormAct, LocalityFeedForward
 from localvit.locality.kernels import norm_act
 from localvit.locality.kernels.attend import gates
-from localvit.locality.kernels.few_passes import few_passes, mix
 from localvit.locality.kernels.hooks import is_watched
 
 
 def triton_form(network: LocalityFeedForward, image_BDHW: Tensor) -> Tensor:
-    """The network with the Triton kernels where they fit, and its modules in order otherwise.
-
-    Compiled, the depth-wise stage is a Triton kernel, and the compiler makes the other passes.
-    """
+    """The network with the Triton kernels where they fit, and its modules in order otherwise."""
     from localvit.locality.kernels.gpu import depthwise, device, normalized  # Triton takes a while to import
 
     if device.triton is None or not torch.is_grad_enabled():
         return network.in_order(image_BDHW)
-    if torch.compiler.is_compiling():
-        return few_passes(network, image_BDHW, mix=_mix)
     expand, stage, project = network.expand, network.depthwise, network.project
     if not _fits(network):
         return network.in_order(image_BDHW)
@@ -74,20 +68,3 @@ class _DenseGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_BCHW: Tensor) -> Tensor:
         return grad_BCHW.contiguous(memory_format=torch.channels_last)
-
-
-def _mix(network: LocalityFeedForward, z_BEHW: Tensor) -> tuple[Tensor, norm_act.Statistics | None]:
-    from localvit.locality.kernels.gpu import depthwise, normalized
-
-    before, stage = network.expand, network.depthwise
-    assert isinstance(stage, ConvNormAct)
-    activation, weight_E1kk = network.config.activation, stage.conv.weight
-    z_BHWE = z_BEHW.permute(0, 2, 3, 1)
-    if is_watched(stage.conv) or not depthwise.fits(z_BHWE, weight_E1kk, activation):
-        return mix(network, z_BEHW)
-    mean_E, var_E = norm_act.batch_statistics(z_BEHW, before.norm)
-    norm = normalized.Norm(mean_E, torch.rsqrt(var_E + before.norm.eps), before.norm.weight, before.norm.bias)
-    out_BHWE, *statistics_E = depthwise.compiled_norm_act_depthwise(z_BHWE, norm, weight_E1kk, activation)
-    mean_E, var_E = statistics_E
-    norm_act.move(stage.norm, (mean_E, var_E), out_BHWE.numel() // out_BHWE.shape[-1])
-    return out_BHWE.permute(0, 3, 1, 2), (mean_E, var_E)

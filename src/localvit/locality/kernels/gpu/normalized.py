@@ -49,13 +49,6 @@ class Moments(NamedTuple):
         dtype = compute_dtype(z.dtype)
         return cls(z.new_empty(programs, dtype=dtype), z.new_empty((2, programs, z.shape[-1]), dtype=dtype))
 
-    def combined(self) -> tuple[Tensor, Tensor]:
-        """Mean and biased variance (E) of the map, as :func:`statistics_kernel` computes them."""
-        count_P1, (mean_PE, squares_PE) = self.count_P[:, None], self.part_2PE
-        total = self.count_P.sum()
-        mean_E = (count_P1 * mean_PE).sum(0) / total
-        return mean_E, (squares_PE + count_P1 * (mean_PE - mean_E).square()).sum(0) / total
-
 
 class Norm(NamedTuple):
     """The numbers of a batch norm (E): statistics of the batch, and parameters."""
