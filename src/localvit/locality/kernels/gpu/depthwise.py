@@ -157,9 +157,11 @@ class _NormActDepthwise(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout_BHWE: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-        z_BHWE, *norm_E, weight_E1kk = saved = ctx.saved_tensors
-        found = _backward(dout_BHWE, z_BHWE, Norm(*norm_E), weight_E1kk, ctx.activation)
-        return *_of_inputs(found, saved), None
+        z_BHWE, *norm_E, weight_E1kk = ctx.saved_tensors
+        *_, gamma_E, beta_E = norm_E
+        dz_BHWE, sums_SE = _backward(dout_BHWE, z_BHWE, Norm(*norm_E), weight_E1kk, ctx.activation)
+        dweight_E1kk = sums_SE[2:].t().reshape(weight_E1kk.shape).to(weight_E1kk.dtype)
+        return dz_BHWE, None, None, sums_SE[1].to(gamma_E.dtype), sums_SE[0].to(beta_E.dtype), dweight_E1kk, None
 
 
 def _forward(z_BHWE: Tensor, norm: Norm, weight_E1kk: Tensor, activation: str) -> tuple[Tensor, Moments]:
@@ -198,14 +200,6 @@ def _backward(
     sums_SE = part_PSE.sum(0)
     dz_BME = remove_mean_gradient(dy_BHWE.flatten(1, 2), z_BHWE.flatten(1, 2), norm, sums_SE)
     return dz_BME.view(shape), sums_SE
-
-
-def _of_inputs(found: tuple[Tensor, Tensor], inputs: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
-    """The gradients of input, mean, invstd, gamma, beta and weight."""
-    dz_BHWE, sums_SE = found
-    *_, gamma_E, beta_E, weight_E1kk = inputs
-    dweight_E1kk = sums_SE[2:].t().reshape(weight_E1kk.shape).to(weight_E1kk.dtype)
-    return dz_BHWE, None, None, sums_SE[1].to(gamma_E.dtype), sums_SE[0].to(beta_E.dtype), dweight_E1kk
 
 
 def _require_fit(z_BHWE: Tensor, norm: Norm, weight_E1kk: Tensor, activation: str) -> None:

@@ -1,4 +1,4 @@
-"""Launches Triton kernels in a fifth of the time that Triton's own launch takes a processor.
+"""Launches Triton kernels in less time than Triton's own launch takes a processor.
 
 With each launch, Triton looks at type, value and address of every argument, and asks the driver about each pointer. For
 the kernels here, with ten pointers each, that takes longer than the kernels do. But a kernel that is compiled can be
