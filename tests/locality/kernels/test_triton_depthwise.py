@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from triton_interpreter import loaded_anew
+from triton_interpreter import loaded_anew, runnable
 
 from localvit.locality.feed_forward import ACTIVATIONS
 from localvit.locality.kernels.gpu import depthwise, normalized
@@ -18,13 +18,7 @@ EPSILON = 1e-5
 
 @pytest.fixture(scope="module")
 def kernels() -> Iterator[ModuleType]:
-    pytest.importorskip("triton")
-    if torch.cuda.is_available():
-        yield depthwise
-        return
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRITON_INTERPRET", "1")
-        yield loaded_anew("depthwise")[0]
+    yield from runnable(depthwise)
 
 
 @pytest.fixture

@@ -5,8 +5,12 @@ The interpreter is chosen when a kernel is decorated, so the modules are loaded 
 
 import importlib
 import sys
+from collections.abc import Iterator
 from types import ModuleType
 from unittest import mock
+
+import pytest
+import torch
 
 from localvit.locality.kernels import gpu
 
@@ -27,3 +31,14 @@ def loaded_anew(*names: str) -> list[ModuleType]:
             return [importlib.import_module(f"{gpu.__name__}.{name}") for name in names]
         finally:
             vars(gpu).update(before)
+
+
+def runnable(module: ModuleType) -> Iterator[ModuleType]:
+    """The module where there is a GPU, and otherwise one over kernels in the interpreter, as a fixture."""
+    pytest.importorskip("triton")
+    if torch.cuda.is_available():
+        yield module
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_INTERPRET", "1")
+        yield loaded_anew(module.__name__.rpartition(".")[2])[0]
