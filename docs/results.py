@@ -140,9 +140,21 @@ def _longer_training(summaries: list[StudySummary]) -> list[str]:
             lines += [
                 "",
                 f"At the {scale} scale, {BASELINE} reaches {short} epochs (RQ3) and {long} (RQ1), so a part of a",
-                "gain in RQ3 may be faster learning. `curve_steps` asks how much.",
+                f"gain in RQ3 may be faster learning. {_by_steps(of_scale.get('curve_steps'))}",
             ]
     return lines
+
+
+def _by_steps(curve: StudySummary | None) -> str:
+    """What the curve of the steps found about longer training."""
+    if curve is None:
+        return "`curve_steps` asks how much."
+    found = [
+        f"{markdown_text(str(claim.claim))}: {interval_text(part.difference, sign=True)}"
+        for claim in curve.claims
+        for part in claim.parts
+    ]
+    return f"`curve_steps` asks how much, and found, in points: {'; '.join(found)}."
 
 
 def _scales(summaries: list[StudySummary]) -> list[str]:
