@@ -4,7 +4,7 @@ import torch
 from torch.torch_version import TorchVersion
 
 # In PyTorch 2.11, torch.compiler.is_exporting() is true under torch.compile as well; in 2.14 it no longer is.
-TRUE_IN_COMPILATIONS = TorchVersion(torch.__version__) < (2, 12)
+TRUE_IN_COMPILATIONS = TorchVersion(torch.__version__) < "2.12"
 
 
 def is_exporting() -> bool:
