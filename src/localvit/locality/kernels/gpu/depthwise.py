@@ -31,7 +31,7 @@ class Strip(NamedTuple):
     warps: int
 
 
-# By kernel size; a strip of more columns reads fewer twice, and needs more registers. 3 x 3 measured on an H100.
+# By kernel size; a strip of more columns reads fewer twice, and needs more registers.
 FORWARD = {1: Strip(7, 64, 1), 3: Strip(3, 128, 1), 5: Strip(4, 64, 1), 7: Strip(2, 64, 1)}
 BACKWARD = {1: Strip(7, 64, 1), 3: Strip(7, 64, 1), 5: Strip(3, 64, 1), 7: Strip(2, 32, 1)}
 PROGRAMS = 8192  # enough to fill a large GPU; a strip is cut into bands of rows until there are as many

@@ -1,8 +1,8 @@
 """Launches Triton kernels in less time than Triton's own launch takes a processor.
 
-With each launch, Triton looks at type, value and address of every argument, and asks the driver about each pointer. For
-the kernels here, with ten pointers each, that takes longer than the kernels do. But a kernel that is compiled can be
-launched by itself, with pointers as plain numbers, as in Triton's tutorial on the fused softmax:
+With each launch, Triton looks at type, value and address of every argument, and asks the driver about each pointer; the
+kernels here have ten pointers each. But a kernel that is compiled can be launched by itself, with pointers as plain
+numbers, as in Triton's tutorial on the fused softmax:
 https://triton-lang.org/main/getting-started/tutorials/02-fused-softmax.html
 """
 

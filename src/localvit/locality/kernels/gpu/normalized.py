@@ -4,8 +4,7 @@ The statistics of a batch take one pass. Channel attention needs the means of th
 That is one pass each, and both compute norm and activation anew instead of storing them. The backward pass takes two as
 well: one for all the sums that any gradient needs, and one for the gradient of the input.
 
-Every call of an operator takes a processor ten microseconds or more, in which a GPU reads 30 MB. So what is computed
-per channel is a kernel too, instead of ten operators.
+The calls of many small operators would keep the GPU waiting. So what is computed per channel is a kernel too.
 
 Shape suffixes: B images, M = H * W positions, E channels, P programs, each of which writes one partial sum.
 """

@@ -11,7 +11,7 @@ from localvit.locality.kernels.gpu.device import activated, add, jit, slope, tl
 
 
 @jit
-def _place(M, E, span, BLOCK_N: tl.constexpr, BLOCK_E: tl.constexpr):  # type: ignore[no-untyped-def]
+def _place(M, E, span, BLOCK_E: tl.constexpr):  # type: ignore[no-untyped-def]
     """This program's number among those of its channels, its image, first and last position, and channels."""
     tiles_E = (E + BLOCK_E - 1) // BLOCK_E
     # 64 bits from here on: offsets derived from the program id count elements of the whole batch.
@@ -32,7 +32,7 @@ def moments_kernel(  # type: ignore[no-untyped-def]
     z_ptr, count_ptr, part_ptr, M, E, span, programs, BLOCK_N: tl.constexpr, BLOCK_E: tl.constexpr
 ):
     """Number of the values of each program, their mean, and squared deviations from it."""
-    program, image, first, last, e_E = _place(M, E, span, BLOCK_N, BLOCK_E)
+    program, image, first, last, e_E = _place(M, E, span, BLOCK_E)
     pivot_E = tl.load(z_ptr + (image * M + first) * E + e_E, mask=e_E < E, other=0.0).to(part_ptr.dtype.element_ty)
     sum_NE = tl.full((BLOCK_N, BLOCK_E), 0.0, pivot_E.dtype)
     squares_NE = sum_NE
@@ -101,7 +101,7 @@ def mean_kernel(  # type: ignore[no-untyped-def]
     ACTIVATION: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_E: tl.constexpr,
 ):  # fmt: skip
     """This program's share of the mean over positions of the normalized and activated map."""
-    program, image, first, last, e_E = _place(M, E, span, BLOCK_N, BLOCK_E)
+    program, image, first, last, e_E = _place(M, E, span, BLOCK_E)
     mean_E = _vector(mean_ptr, e_E, E)
     scale_E = _vector(gamma_ptr, e_E, E) * _vector(invstd_ptr, e_E, E)
     beta_E = _vector(beta_ptr, e_E, E)
@@ -121,7 +121,7 @@ def scale_kernel(  # type: ignore[no-untyped-def]
     ACTIVATION: tl.constexpr, GATES: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_E: tl.constexpr,
 ):  # fmt: skip
     """The map, normalized and activated if there is an activation, times the gates of its image if there are gates."""
-    _, image, first, last, e_E = _place(M, E, span, BLOCK_N, BLOCK_E)
+    _, image, first, last, e_E = _place(M, E, span, BLOCK_E)
     n_N = first + tl.arange(0, BLOCK_N)
     there_NE = (n_N < last)[:, None] & (e_E < E)[None, :]
     offset_NE = image * M * E + n_N[:, None] * E + e_E[None, :]
@@ -145,7 +145,7 @@ def gradient_sums_kernel(  # type: ignore[no-untyped-def]
     In order: of ``dout * a``, ``dout * slope``, ``dout * slope * x``, ``slope`` and ``slope * x``, where ``x`` is the
     normalized map, ``a`` the activated one, and ``slope`` the derivative of the activation.
     """
-    program, image, first, last, e_E = _place(M, E, span, BLOCK_N, BLOCK_E)
+    program, image, first, last, e_E = _place(M, E, span, BLOCK_E)
     mean_E = _vector(mean_ptr, e_E, E)
     invstd_E = _vector(invstd_ptr, e_E, E)
     gamma_E = _vector(gamma_ptr, e_E, E)
@@ -216,7 +216,7 @@ def gradient_kernel(  # type: ignore[no-untyped-def]
 
     Without an activation, ``dout`` is the gradient of the normalized map. ``sums`` are those of shift and scale.
     """
-    _, image, first, last, e_E = _place(M, E, span, BLOCK_N, BLOCK_E)
+    _, image, first, last, e_E = _place(M, E, span, BLOCK_E)
     n_N = first + tl.arange(0, BLOCK_N)
     there_NE = (n_N < last)[:, None] & (e_E < E)[None, :]
     offset_NE = image * M * E + n_N[:, None] * E + e_E[None, :]
