@@ -13,6 +13,22 @@ from localvit.locality.kernels.gpu.device import activated, jit, slope, tl
 
 
 @jit
+def _place(  # type: ignore[no-untyped-def]
+    H, strips, bands, band_rows, E: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_E: tl.constexpr
+):
+    """This program's number among those of its channels, its channels, and its part of the grid."""
+    tiles_E = (E + BLOCK_E - 1) // BLOCK_E
+    # 64 bits from here on: offsets derived from the program id count elements of the whole batch.
+    program = tl.program_id(0).to(tl.int64) // tiles_E
+    e_E = (tl.program_id(0) % tiles_E) * BLOCK_E + tl.arange(0, BLOCK_E)
+    # True without a comparison where the blocks leave no channel over, which saves time.
+    all_E = tl.full((BLOCK_E,), 1, tl.int1) if E % BLOCK_E == 0 else e_E < E
+    column = (program % strips).to(tl.int32) * COLUMNS
+    top = (program // strips % bands).to(tl.int32) * band_rows
+    return program, e_E, all_E, column, top, tl.minimum(top + band_rows, H), program // strips // bands * H
+
+
+@jit
 def _row(  # type: ignore[no-untyped-def]
     x_ptr, line, inside, column, e_E, all_E, W: tl.constexpr, E: tl.constexpr, COLUMNS: tl.constexpr, HALO: tl.constexpr
 ):
@@ -83,17 +99,7 @@ def forward_kernel(  # type: ignore[no-untyped-def]
     In inference it is shifted; bias and activation follow the convolution, and the numbers are this program's share of
     the mean over positions.
     """
-    tiles_E = (E + BLOCK_E - 1) // BLOCK_E
-    # 64 bits from here on: offsets derived from the program id count elements of the whole batch.
-    program = tl.program_id(0).to(tl.int64) // tiles_E
-    e_E = (tl.program_id(0) % tiles_E) * BLOCK_E + tl.arange(0, BLOCK_E)
-    # True without a comparison where the blocks leave no channel over, which saves time.
-    all_E = tl.full((BLOCK_E,), 1, tl.int1) if E % BLOCK_E == 0 else e_E < E
-    column = (program % strips).to(tl.int32) * COLUMNS
-    top = (program // strips % bands).to(tl.int32) * band_rows
-    bottom = tl.minimum(top + band_rows, H)
-    first_line = program // strips // bands * H
-
+    program, e_E, all_E, column, top, bottom, first_line = _place(H, strips, bands, band_rows, E, COLUMNS, BLOCK_E)
     zero_E = tl.full((BLOCK_E,), 0.0, part_ptr.dtype.element_ty)
     beta_E = tl.load(beta_ptr + e_E, mask=all_E, other=0.0).to(zero_E.dtype)
     mean_E = zero_E
@@ -162,16 +168,7 @@ def backward_kernel(  # type: ignore[no-untyped-def]
     COLUMNS: tl.constexpr, BLOCK_E: tl.constexpr,
 ):  # fmt: skip
     """The gradient of the normalized input, and this program's share of those of shift, scale and weights."""
-    tiles_E = (E + BLOCK_E - 1) // BLOCK_E
-    program = tl.program_id(0).to(tl.int64) // tiles_E
-    e_E = (tl.program_id(0) % tiles_E) * BLOCK_E + tl.arange(0, BLOCK_E)
-    # True without a comparison where the blocks leave no channel over, which saves time.
-    all_E = tl.full((BLOCK_E,), 1, tl.int1) if E % BLOCK_E == 0 else e_E < E
-    column = (program % strips).to(tl.int32) * COLUMNS
-    top = (program // strips % bands).to(tl.int32) * band_rows
-    bottom = tl.minimum(top + band_rows, H)
-    first_line = program // strips // bands * H
-
+    program, e_E, all_E, column, top, bottom, first_line = _place(H, strips, bands, band_rows, E, COLUMNS, BLOCK_E)
     mean_E = tl.load(mean_ptr + e_E, mask=all_E, other=0.0)
     invstd_E = tl.load(invstd_ptr + e_E, mask=all_E, other=0.0)
     gamma_E = tl.load(gamma_ptr + e_E, mask=all_E, other=0.0)

@@ -18,18 +18,16 @@ from localvit.locality.kernels.hooks import is_watched
 
 def triton_form(network: LocalityFeedForward, image_BDHW: Tensor) -> Tensor:
     """The network with the Triton kernels where they fit, and its modules in order otherwise."""
-    from localvit.locality.kernels.gpu import depthwise, device, normalized  # Triton takes a while to import
+    if not torch.is_grad_enabled() or image_BDHW.numel() == 0 or not _fits(network):
+        return network.in_order(image_BDHW)
+    from localvit.locality.kernels.gpu import depthwise, normalized  # Triton takes a while to import
 
-    if device.triton is None or not torch.is_grad_enabled():
-        return network.in_order(image_BDHW)
     expand, stage, project = network.expand, network.depthwise, network.project
-    if not _fits(network):
-        return network.in_order(image_BDHW)
     assert isinstance(stage, ConvNormAct)
     activation, grid = network.config.activation, image_BDHW.shape[2:]
-    z_BME = F.linear(image_BDHW.permute(0, 2, 3, 1).flatten(1, 2), expand.conv.weight.flatten(1))
-    if not depthwise.fits(z_BME.unflatten(1, grid), stage.conv.weight, activation):
+    if not depthwise.takes(image_BDHW, stage.conv.weight, activation):
         return network.in_order(image_BDHW)
+    z_BME = F.linear(image_BDHW.permute(0, 2, 3, 1).flatten(1, 2), expand.conv.weight.flatten(1))
     norm = normalized.Norm.of_batch(normalized.moments(z_BME.detach()), expand.norm)
     mixed_BHWE, moments = depthwise.norm_act_depthwise(z_BME.unflatten(1, grid), norm, stage.conv.weight, activation)
     norm = normalized.Norm.of_batch(moments, stage.norm)
