@@ -6,7 +6,9 @@
 
 Both versions train the same study from start to end, as a command, in turns: same variants, seeds, images, epochs and
 processes. The earlier one decodes images in every epoch, evaluates after every epoch and starts a process for each run.
-Medians over the turns count. Prints a table and writes ``benchmarks/results/study_speed.json``.
+It trains in float32, as its scales do. Where the scale of now has another precision, this version takes a third turn in
+float32, which tells how much of the gain is the precision. Medians over the turns count. Prints a table and writes
+``benchmarks/results/study_speed.json``.
 """
 
 import argparse
@@ -32,7 +34,8 @@ from localvit.system.machine import describe
 from localvit.system.terminal import ERRORS, RESULTS
 
 OUTPUT = Path(__file__).parent / "results" / "study_speed.json"
-BEFORE, AFTER = "before", "after"
+BEFORE, AFTER, AFTER_FLOAT32 = "before", "after", "after, float32"
+FLOAT32 = "32-true"
 UNKNOWN_BEFORE = (("training", "evaluate_every"), ("hardware", "fused_attention"))
 STUDY = {
     "name": "speed",
@@ -80,10 +83,14 @@ def seconds(python: str, recipe: dict[str, Any]) -> float:
 def measure(scale: str, options: argparse.Namespace) -> dict[str, Any]:
     """Let both versions take turns."""
     now = recipe(scale, options)
-    then = copy.deepcopy(now)
+    in_float32 = copy.deepcopy(now)
+    in_float32["hardware"]["precision"] = FLOAT32
+    then = copy.deepcopy(in_float32)
     for group, field in UNKNOWN_BEFORE:
         then[group].pop(field, None)
     contestants = {BEFORE: (str(options.before), then), AFTER: (sys.executable, now)}
+    if now["hardware"].get("precision", FLOAT32) != FLOAT32:
+        contestants[AFTER_FLOAT32] = (sys.executable, in_float32)
     turns: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in track(range(options.turns), scale, console=ERRORS, transient=True):
         for name in list(contestants)[:: 1 if turn % 2 == 0 else -1]:
@@ -98,12 +105,12 @@ def measure(scale: str, options: argparse.Namespace) -> dict[str, Any]:
 def table(results: dict[str, Any]) -> Table:
     """A row for each scale."""
     rows = Table(title=f"Runs an hour; {describe()}")
-    for header in ("scale", "epochs", BEFORE, AFTER, "ratio"):
-        rows.add_column(header, justify="left" if header == "scale" else "right")
+    for header in ("scale", "epochs", "version", "runs an hour", "ratio"):
+        rows.add_column(header, justify="left" if header in ("scale", "version") else "right")
     for scale, result in results.items():
         rates = result["runs_per_hour"]
-        figures = (f"{rates[BEFORE]:.1f}", f"{rates[AFTER]:.1f}", f"{rates[AFTER] / rates[BEFORE]:.2f}")
-        rows.add_row(scale, str(result["epochs"]), *figures)
+        for name, rate in rates.items():
+            rows.add_row(scale, str(result["epochs"]), name, f"{rate:.1f}", f"{rate / rates[BEFORE]:.2f}")
     return rows
 
 

@@ -13,7 +13,7 @@ from localvit.commands.parser import Parser, command_parser, config_from, named_
 from localvit.studies.compose import compose, read_yaml
 from localvit.studies.config import StudyConfig
 from localvit.system.machine import share_of_cores
-from localvit.system.terminal import RESULTS
+from localvit.system.terminal import ERRORS, RESULTS
 from localvit.training.config import HardwareConfig
 
 WORKER = "localvit.studies.running.worker"
@@ -82,6 +82,7 @@ def command(options: Any) -> Callable[[], int]:
     from localvit.studies.running.runner import Backend, parse_shard, shard
     from localvit.studies.session import standing
     from localvit.studies.study import run_study, spread_so_far
+    from localvit.training.precision import advice
 
     study = config_from(options, StudyConfig)
     part = parse_shard(options.shard)
@@ -89,7 +90,12 @@ def command(options: Any) -> Callable[[], int]:
     jobs = options.jobs or _default_jobs(study.recipe.hardware)
     threads = share_of_cores(jobs)
 
+    def advise() -> None:
+        if hint := advice(study.recipe.hardware):
+            ERRORS.print(hint, markup=False, soft_wrap=True)
+
     def show_plan() -> int:
+        advise()
         outcomes = dict(standing(study, output))
         runs = {run: outcomes[run] for run in shard([*outcomes], *part)}
         with RESULTS.status("Counting and measuring the variants"):
@@ -116,6 +122,7 @@ def command(options: Any) -> Callable[[], int]:
 
             backend: Callable[[], Backend] = partial(RayBackend, options.ray, study.resources)
         else:
+            advise()
             backend = partial(LocalBackend, jobs, threads)
         summary = run_study(
             study,

@@ -37,6 +37,7 @@ def parser() -> Parser:
 
 def command(options: Any) -> Callable[[], int]:
     """Train, and print the result."""
+    from localvit.training.precision import advice
     from localvit.training.progress import TerminalProgress
     from localvit.training.run_folder import run
     from localvit.training.trainer import is_first_process
@@ -45,6 +46,8 @@ def command(options: Any) -> Callable[[], int]:
     folder = Path(options.output or f"runs/{config.model.name}-{config.key()}")
 
     def train() -> int:
+        if is_first_process() and (hint := advice(config.hardware)):
+            ERRORS.print(hint, markup=False, soft_wrap=True)
         result = run(config, folder, callbacks=[TerminalProgress(ERRORS)])
         best = result.best
         if is_first_process():
