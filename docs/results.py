@@ -32,6 +32,7 @@ ROOT = "ROOT"  # stands for the folder of the images
 PICTURES = {"curves": "own-chart"}  # by the chart of a study; the others show their effects
 QUESTIONS = {
     "rq1_depthwise": "RQ1",
+    "rq1_trained": "RQ1, trained to the end",
     "equal_time": "RQ1, equal time",
     "rq2a_activation": "RQ2, activation",
     "rq2b_placement": "RQ2, placement",
