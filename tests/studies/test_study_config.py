@@ -1,6 +1,5 @@
 """A study's file: what a scale adds, what is refused before anything runs, and which runs are the same."""
 
-import functools
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -9,19 +8,18 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from study_files import shipped_study, study_at
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from localvit.locality.localize import localizations
 from localvit.models.catalog import PUBLISHED
-from localvit.studies.claims import Claim, Price
 from localvit.studies.compose import compose, read_yaml
-from localvit.studies.config import StudyConfig, Sweep
 from localvit.studies.running.costs import count
 from localvit.system.shipped import shipped
 from localvit.training import RunConfig
 from localvit.training.initial_model import build_model
-from localvit.training.overrides import run_config, with_overrides
+from localvit.training.overrides import with_overrides
 
 STUDIES = sorted((Path(__file__).parents[2] / "src/localvit/studies/questions").glob("*.yaml"))
 FILE = """\
@@ -36,23 +34,6 @@ scales:
   digits: {seeds: [0, 1], recipe: {training.epochs: 7}, variants: {large: {model.locality.expansion_ratio: 2}}}
   cifar10: {}
 """
-
-
-def study_at(values: dict[str, Any], scale: str | None = None) -> StudyConfig:
-    composed = compose(values, scale)
-    sweep = composed.get("sweep")
-    built = {
-        "recipe": run_config(composed["recipe"]),
-        "claims": [Claim(**claim) for claim in composed.get("claims", [])],
-        "prices": [Price(**price) for price in composed.get("prices", [])],
-        "sweep": None if sweep is None else Sweep(**sweep),
-    }
-    return StudyConfig(**{**composed, **built})
-
-
-@functools.cache
-def shipped_study(path: Path, scale: str | None = None) -> StudyConfig:
-    return study_at(read_yaml(path), scale)
 
 
 def test_a_study_sets_fields_for_all_variants_for_one_and_for_a_scale() -> None:
