@@ -250,9 +250,12 @@ def test_an_unfinished_study_says_so() -> None:
     assert "nothing to compare" in sentences(PAIRS, empty_pairs, {})[0]
 
 
-def test_agreement_is_not_claimed_where_the_paper_says_nothing() -> None:
+def test_agreement_is_not_claimed_where_the_paper_says_nothing(tmp_path: Path) -> None:
     silent = summary(paper_finding="", claims=[])
     assert agreement_word(silent) == "not asked"
+    *_, markdown, _ = read(tmp_path, paper_finding="", claims=[])
+    assert "The paper does not ask this question." in markdown
+    assert "All claims together" not in markdown
     assert answer(silent)[-1].startswith("Verdicts: ")
     assert agreement_word(summary(claims=[])) == "not tested"
     assert agreement_word(summary()) == "differs"
