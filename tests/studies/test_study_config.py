@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from localvit.locality.localize import localizations
 from localvit.models.catalog import PUBLISHED
+from localvit.studies.choice import runs_of
 from localvit.studies.compose import compose, read_yaml
 from localvit.studies.running.costs import count
 from localvit.system.shipped import shipped
@@ -190,6 +191,20 @@ def test_a_sweep_has_the_same_runs_for_every_group_and_sees_no_test_image(tmp_pa
     assert {run.folder for values in runs.values() for of_value in values.values() for run in of_value}.isdisjoint(
         run.folder for run in study.runs(tmp_path)
     )
+
+
+def test_a_sweep_starts_from_weights_of_its_own_seeds_if_the_study_starts_from_weights(tmp_path: Path) -> None:
+    study = study_at({**yaml.safe_load(FILE), "sweep": SWEEP, "start": {"training.epochs": 90}})
+    starts, swept = runs_of(study.sweep_runs(tmp_path))[:2], runs_of(study.sweep_runs(tmp_path))[2:]
+    assert [(start.variant, start.seed, start.config.training.epochs) for start in starts] == [
+        (None, 7, 90),
+        (None, 8, 90),
+    ]
+    assert len(swept) == 8
+    weights = {start.seed: str(start.folder / "last.safetensors") for start in starts}
+    for run in swept:
+        assert run.after in starts
+        assert run.config.model.checkpoint == weights[run.seed]
 
 
 def test_choices_of_a_sweep_set_the_field_of_their_group_and_nothing_else() -> None:

@@ -10,8 +10,9 @@ Sweeps = Mapping[str, Mapping[float, Sequence[StudyRun]]]
 
 
 def runs_of(sweep: Sweeps) -> list[StudyRun]:
-    """All runs of a sweep."""
-    return [run for values in sweep.values() for of_value in values.values() for run in of_value]
+    """All runs of a sweep, after those that they start from."""
+    runs = [run for values in sweep.values() for of_value in values.values() for run in of_value]
+    return [*dict.fromkeys(run.after for run in runs if run.after is not None), *runs]
 
 
 def with_choices(study: StudyConfig, sweep: Sequence[SweepOutcome]) -> StudyConfig:

@@ -255,7 +255,12 @@ class StudyConfig:
         return {
             group: {
                 value: [
-                    StudyRun.of(f"{group}, {field_words(sweep.axis)} {value:g}", replace(config, seed=seed), folder)
+                    StudyRun.of(
+                        f"{group}, {field_words(sweep.axis)} {value:g}",
+                        replace(config, seed=seed),
+                        folder,
+                        after=self._start_of(seed, folder),
+                    )
                     for seed in sweep.seeds
                 ]
                 for value, config in configs.items()
@@ -274,14 +279,17 @@ class StudyConfig:
         return replace(self, variants=variants)
 
     def _runs_of_seed(self, seed: int, folder: Path) -> "list[StudyRun]":
-        start = None
-        if self.start is not None:
-            start = StudyRun.of(None, replace(with_overrides(self.recipe, self.start), seed=seed), folder)
+        start = self._start_of(seed, folder)
         runs = [
             StudyRun.of(variant, replace(config, seed=seed), folder, after=start)
             for variant, config in self.configs.items()
         ]
         return runs if start is None else [start, *runs]
+
+    def _start_of(self, seed: int, folder: Path) -> "StudyRun | None":
+        if self.start is None:
+            return None
+        return StudyRun.of(None, replace(with_overrides(self.recipe, self.start), seed=seed), folder)
 
 
 @dataclass(frozen=True)
