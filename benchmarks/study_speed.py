@@ -6,9 +6,9 @@
 
 Both versions train the same study from start to end, as a command, in turns: same variants, seeds, images, epochs and
 processes. The earlier one decodes images in every epoch, evaluates after every epoch and starts a process for each run.
-It trains in float32, as its scales do. Where the scale of now has another precision, this version takes a third turn in
-float32, which tells how much of the gain is the precision. Medians over the turns count. Prints a table and writes
-``benchmarks/results/study_speed.json``.
+It trains in float32, as its scales do. Where the scale of now has another precision, ``--float32`` gives this version a
+third turn in float32, which tells how much of the gain is the precision. Medians over the turns count. Prints a table
+and writes ``benchmarks/results/study_speed.json``.
 """
 
 import argparse
@@ -89,7 +89,7 @@ def measure(scale: str, options: argparse.Namespace) -> dict[str, Any]:
     for group, field in UNKNOWN_BEFORE:
         then[group].pop(field, None)
     contestants = {BEFORE: (str(options.before), then), AFTER: (sys.executable, now)}
-    if now["hardware"].get("precision", FLOAT32) != FLOAT32:
+    if options.float32 and now["hardware"].get("precision", FLOAT32) != FLOAT32:
         contestants[AFTER_FLOAT32] = (sys.executable, in_float32)
     turns: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in track(range(options.turns), scale, console=ERRORS, transient=True):
@@ -122,6 +122,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "study_speed")
     parser.add_argument("--scales", nargs="+", default=["digits", "cifar10"])
     parser.add_argument("--share", type=float, default=1.0, help="share of the epochs of the recipe")
+    parser.add_argument("--float32", action="store_true", help="time this version in float32 too")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--output", type=Path, default=OUTPUT)
     options = parser.parse_args()

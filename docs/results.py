@@ -46,7 +46,7 @@ QUESTIONS = {
 }
 # The paper's findings, as the claims of the studies name them, and the study that decides each.
 FINDINGS = {
-    "depth-wise helps": "rq1_depthwise",
+    "depth-wise helps": "rq1_trained",
     "h-swish over ReLU6": "rq2a_activation",
     "channel attention adds": "rq2a_activation",
     "a wider SE adds": "rq2a_activation",
@@ -55,6 +55,7 @@ FINDINGS = {
     "each of five architectures gains": "rq3_architectures",
     "little cost": "equal_time",
 }
+LONGER_TRAINING = ("curve_steps", "rq1_trained")
 REMARK = """Low, middle and high are thirds of the layers. The class token bypasses the network, so that of the last
 layer changes no logit ([why](../localize.md)): of the high layers, one has no part in the comparison. The report of the
 study shows low and middle side by side."""
@@ -141,21 +142,20 @@ def _longer_training(summaries: list[StudySummary]) -> list[str]:
             lines += [
                 "",
                 f"At the {scale} scale, {BASELINE} reaches {short} epochs (RQ3) and {long} (RQ1), so a part of a",
-                f"gain in RQ3 may be faster learning. {_by_steps(of_scale.get('curve_steps'))}",
+                "gain in RQ3 may be faster learning. Two studies ask how much. In points, they found:",
+                "",
+                *(f"- `{name}`: {_claims_of(of_scale[name])}" for name in LONGER_TRAINING if name in of_scale),
             ]
     return lines
 
 
-def _by_steps(curve: StudySummary | None) -> str:
-    """What the curve of the steps found about longer training."""
-    if curve is None:
-        return "`curve_steps` asks how much."
-    found = [
+def _claims_of(summary: StudySummary) -> str:
+    """What a study found about each of its claims."""
+    return "; ".join(
         f"{markdown_text(str(claim.claim))}: {interval_text(part.difference, sign=True)}"
-        for claim in curve.claims
+        for claim in summary.claims
         for part in claim.parts
-    ]
-    return f"`curve_steps` asks how much, and found, in points: {'; '.join(found)}."
+    )
 
 
 def _scales(summaries: list[StudySummary]) -> list[str]:
