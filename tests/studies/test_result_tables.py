@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +190,12 @@ def test_the_answer_is_a_sentence_made_of_the_numbers() -> None:
         "0.50\N{MULTIPLICATION SIGN} the training speed.",
         "Of the paper's 3 claims, this study finds 2 and contradicts 1.",
     ]
+
+
+def test_claims_of_its_own_are_not_called_the_papers() -> None:
+    first, *others = STUDY.claims
+    mixed = [replace(first, finding="depth-wise helps"), *others]
+    assert sentences(claims=mixed)[1] == "Of its 3 claims, this study finds 2 and contradicts 1."
 
 
 def test_a_gain_without_evidence_is_not_called_one() -> None:

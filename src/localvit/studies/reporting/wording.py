@@ -169,7 +169,7 @@ def _of_claims(summary: StudySummary) -> str:
     if not found:
         verdicts = Counter(verdict_text(part) for claim in summary.claims for part in claim.parts)
         return f"Verdicts: {'; '.join(f'{count} {word}' for word, count in verdicts.items())}." if verdicts else ""
-    whose = "the paper's " if summary.config.paper_finding else "its "
+    whose = "the paper's " if summary.config.paper_finding and not _own_claims(summary) else "its "
     words = {"agrees": "finds", "differs": "contradicts", "equal": "finds equality for", "undecided": "cannot decide"}
     counts = {word: found.count(agreement) for agreement, word in words.items() if agreement in found}
     claims = f"{len(found)} claims" if len(found) > 1 else "one claim"
@@ -177,6 +177,12 @@ def _of_claims(summary: StudySummary) -> str:
         (word,) = counts
         return f"This study {word} {'all of ' if len(found) > 1 else ''}{whose}{claims}."
     return f"Of {whose}{claims}, this study {listed([f'{word} {count}' for word, count in counts.items()])}."
+
+
+def _own_claims(summary: StudySummary) -> bool:
+    """Whether a study that says which claims are findings of the paper has others too."""
+    findings = [bool(claim.claim.finding) for claim in summary.claims]
+    return any(findings) and not all(findings)
 
 
 def _incomplete(summary: StudySummary) -> str:
