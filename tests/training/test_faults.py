@@ -142,6 +142,15 @@ class _InterruptAt(Callback):
             raise _Interruption
 
 
+def test_a_run_in_mixed_precision_that_is_interrupted_ends_with_the_same_bits(tmp_path: Path) -> None:
+    config = replace(CONFIG, hardware=replace(CONFIG.hardware, precision="bf16-mixed", fused_attention=False))
+    run(config, tmp_path / "whole")
+    with pytest.raises(_Interruption):
+        run(config, tmp_path / "run", callbacks=[_InterruptAt(25)])
+    run(config, tmp_path / "run")
+    assert_equal(tmp_path / "run", tmp_path / "whole")
+
+
 @pytest.mark.parametrize("step", [pytest.param(7, marks=pytest.mark.slow), 25])
 def test_loading_processes_change_nothing_also_where_an_epoch_goes_on_in_its_middle(
     step: int, whole: Path, tmp_path: Path
