@@ -140,3 +140,24 @@ def test_a_file_shortened_while_it_is_read_does_not_kill_the_process(ending: str
     command = [sys.executable, "-c", _SHORTENED, str(tmp_path / f"photo.{ending}"), before]
     ended = subprocess.run(command, capture_output=True, text=True)
     assert (ended.returncode, ended.stdout) == (0, "(300, 200)\n"), ended.stderr
+
+
+_SHORTENED_TIFF = """
+import os, sys, threading
+from pathlib import Path
+import numpy as np
+from PIL import Image
+from localvit.data import images
+path, noise = Path(sys.argv[1]), np.random.default_rng(0).integers(0, 256, (3000, 3000, 3), dtype=np.uint8)
+Image.fromarray(noise).save(path, compression="tiff_lzw")
+threading.Timer(0.05, os.truncate, (path, 4096)).start()
+print(images.decode_image(path, str(path), channels=3).size)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not shorten an open file")
+def test_a_compressed_tiff_shortened_while_it_is_decoded_does_not_kill_the_process(tmp_path: Path) -> None:
+    """Decoding takes several times as long as the timer, and libtiff would map the file for all of it."""
+    command = [sys.executable, "-c", _SHORTENED_TIFF, str(tmp_path / "photo.tif")]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode >= 0, f"killed by signal {-ended.returncode}"

@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from PIL import ExifTags, Image, ImageFile
 
@@ -167,12 +167,22 @@ def _open(file: BinaryIO, name: str) -> ImageFile.ImageFile:
             file.seek(0)
             if kind in _READ_AT_ONCE:
                 file = io.BytesIO(file.read())
-            # Without the name, by which PIL would map the file into memory: a file that someone shortens while it is
-            # mapped kills the process.
-            image = create(file, "")
-            _require_not_too_large(image, name, held=2 * length if kind in _READ_AT_ONCE else 0)
+            # Without name and descriptor, by which PIL or libtiff would map the file into memory: a file that someone
+            # shortens while it is mapped kills the process.
+            image = create(cast(BinaryIO, _Unmapped(file)) if kind == "TIFF" else file, "")
+            held = 2 * length if kind in _READ_AT_ONCE else 0
+            if kind == "TIFF" and image.info.get("compression") != "raw":
+                held = length  # libtiff gets all of the file
+            _require_not_too_large(image, name, held=held)
             return image
     raise BrokenImageError(name, f"is not an image, or none of {', '.join(FORMATS)}")
+
+
+class _Unmapped:
+    """A file without the descriptor by which a library in C could map it into memory."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.read, self.seek, self.tell = file.read, file.seek, file.tell
 
 
 def _require_not_too_long(kind: str, length: int, name: str) -> None:
