@@ -170,12 +170,16 @@ def _open(file: BinaryIO, name: str) -> ImageFile.ImageFile:
             # Without name and descriptor, by which PIL or libtiff would map the file into memory: a file that someone
             # shortens while it is mapped kills the process.
             image = create(cast(BinaryIO, _Unmapped(file)) if kind == "TIFF" else file, "")
-            held = 2 * length if kind in _READ_AT_ONCE else 0
-            if kind == "TIFF" and image.info.get("compression") != "raw":
-                held = length  # libtiff gets all of the file
-            _require_not_too_large(image, name, held=held)
+            _require_not_too_large(image, name, held=_held(image, kind, length))
             return image
     raise BrokenImageError(name, f"is not an image, or none of {', '.join(FORMATS)}")
+
+
+def _held(image: Image.Image, kind: str, length: int) -> int:
+    """Bytes that copies of a file of ``length`` bytes take while it is decoded."""
+    if kind in _READ_AT_ONCE:
+        return 2 * length
+    return length if kind == "TIFF" and image.info.get("compression") != "raw" else 0  # libtiff gets the whole file
 
 
 class _Unmapped:
