@@ -181,8 +181,8 @@ class LocalityMlp(nn.Module):
         branch_BMD = self.locality.branch(x_BND, grid)
         if not prefix:
             return branch_BMD
-        # In the dtype of the branch, which under autocast is half as wide as the tokens.
-        return torch.cat([torch.zeros_like(x_BND[:, :prefix], dtype=branch_BMD.dtype), branch_BMD], dim=1)
+        batch, _, dim = branch_BMD.shape
+        return torch.cat([branch_BMD.new_zeros(batch, prefix, dim), branch_BMD], dim=1)
 
 
 def _owner(block: nn.Module, layout: TokenLayout) -> nn.Module:

@@ -24,6 +24,7 @@ from localvit.locality.feed_forward import (
 from localvit.locality.hidden import HiddenLocality
 from localvit.locality.kernels import onednn
 from localvit.locality.kernels.attend import gates
+from localvit.locality.kernels.few_calls import few_calls
 from localvit.locality.kernels.gpu import inference as gpu
 from localvit.locality.kernels.unread import skip_unread
 
@@ -80,8 +81,9 @@ class FusedFeedForward(GridFeedForward):
     def _mix(self, image_BMD: Tensor, grid: tuple[int, int]) -> Tensor:
         if onednn.fits(image_BMD, self.config.activation):
             images = onednn.images_at_a_time(image_BMD, self.project.in_features)
-            parts = [self._in_few_passes(part_BMD, grid) for part_BMD in image_BMD.split(images)]
-            return parts[0] if len(parts) == 1 else torch.cat(parts)
+            if len(image_BMD) <= images:
+                return self._in_few_passes(image_BMD, grid)
+            return torch.cat([self._in_few_passes(part_BMD, grid) for part_BMD in image_BMD.split(images)])
         if gpu.fits(image_BMD, self.depthwise, self.config.activation):
             return self._in_kernels(image_BMD, grid)
         hidden_BME = self.act(self.expand(image_BMD))
@@ -91,6 +93,8 @@ class FusedFeedForward(GridFeedForward):
         return out_BMD
 
     def _in_few_passes(self, image_BMD: Tensor, grid: tuple[int, int]) -> Tensor:
+        if not torch.compiler.is_compiling() and (bound := few_calls(self, image_BMD, grid)):
+            return bound(image_BMD, grid)
         if isinstance(self.depthwise, nn.Conv2d):
             hidden_BME = onednn.expand_and_mix(image_BMD, self.expand, self.depthwise, self.config.activation, grid)
         else:

@@ -85,11 +85,52 @@ def expand_and_mix(
     return out_BME
 
 
-def _linear(x_BMC: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
+def run_linear(x_BMC: Tensor, packed: Tensor, bias_E: Tensor | None, activation: str | None) -> Tensor:
+    """``activation(x @ weight.T + bias)`` (B, M, E), given what :func:`pack_linear` makes of the weight."""
     post = _POST_OPS[activation]
-    packed = _packed(weight, lambda: _OPERATIONS._reorder_linear_weight(weight, x_BMC.shape[:-1].numel()))
-    out_BMC: Tensor = _OPERATIONS._linear_pointwise(x_BMC, packed, bias, post.name, list(post.numbers), post.algorithm)
-    return out_BMC
+    out_BME: Tensor = _OPERATIONS._linear_pointwise(
+        x_BMC, packed, bias_E, post.name, list(post.numbers), post.algorithm
+    )
+    return out_BME
+
+
+def run_depthwise(
+    x_BME: Tensor, packed: Tensor, bias_E: Tensor | None, activation: str, kernel_size: int, grid: tuple[int, int]
+) -> Tensor:
+    """``activation(depthwise(x))`` (B, M, E), given what :func:`pack_depthwise` makes of the kernel."""
+    post = _POST_OPS[activation]
+    images, positions, hidden = x_BME.shape
+    out_BEHW: Tensor = _OPERATIONS._convolution_pointwise(
+        x_BME.view(images, *grid, hidden).permute(0, 3, 1, 2),
+        packed,
+        bias_E,
+        *_keeps_grid(kernel_size, hidden),
+        post.name,
+        list(post.numbers),
+        post.algorithm,
+    )
+    return out_BEHW.permute(0, 2, 3, 1).view(images, positions, hidden)
+
+
+def pack_linear(weight_ED: Tensor, tokens: int) -> Tensor:
+    """The weight of a linear layer in oneDNN's layout, chosen for a number of tokens."""
+    return _packed(weight_ED, lambda: _OPERATIONS._reorder_linear_weight(weight_ED, tokens))
+
+
+def pack_depthwise(kernel_E1KK: Tensor, images: int, grid: tuple[int, int]) -> Tensor:
+    """The kernel of a depth-wise convolution in oneDNN's layout, chosen for a number of images and their grid."""
+    hidden, kernel_size = len(kernel_E1KK), kernel_E1KK.shape[-1]
+    pack = _OPERATIONS._reorder_convolution_weight
+    return _packed(kernel_E1KK, lambda: pack(kernel_E1KK, *_keeps_grid(kernel_size, hidden), (images, hidden, *grid)))
+
+
+def state(weight: Tensor) -> tuple[int, int]:
+    """What changes when a weight changes: its version and its address."""
+    return weight._version, weight.data_ptr()
+
+
+def _linear(x_BMC: Tensor, weight_ED: Tensor, bias_E: Tensor | None, activation: str | None) -> Tensor:
+    return run_linear(x_BMC, pack_linear(weight_ED, x_BMC.shape[:-1].numel()), bias_E, activation)
 
 
 def _expand_and_mix(
@@ -102,27 +143,25 @@ def _expand_and_mix(
     height: int,
     width: int,
 ) -> Tensor:
+    grid = height, width
     hidden_BME = _linear(x_BMD, weight_ED, bias_E, activation)
-    images, positions, hidden = hidden_BME.shape
-    hidden_BEHW = hidden_BME.view(images, height, width, hidden).permute(0, 3, 1, 2)
-    kept = ([kernel_E1KK.shape[-1] // 2] * 2, [1, 1], [1, 1], len(kernel_E1KK))
-    pack = _OPERATIONS._reorder_convolution_weight
-    packed = _packed(kernel_E1KK, lambda: pack(kernel_E1KK, *kept, hidden_BEHW.shape))
-    post = _POST_OPS[activation]
-    out_BEHW: Tensor = _OPERATIONS._convolution_pointwise(
-        hidden_BEHW, packed, kernel_bias_E, *kept, post.name, list(post.numbers), post.algorithm
-    )
-    return out_BEHW.permute(0, 2, 3, 1).view(images, positions, hidden)
+    packed = pack_depthwise(kernel_E1KK, len(x_BMD), grid)
+    return run_depthwise(hidden_BME, packed, kernel_bias_E, activation, kernel_E1KK.shape[-1], grid)
+
+
+def _keeps_grid(kernel_size: int, channels: int) -> tuple[list[int], list[int], list[int], int]:
+    """Padding, stride, dilation and groups of a depth-wise convolution that keeps the grid size."""
+    return [kernel_size // 2] * 2, [1, 1], [1, 1], channels
 
 
 def _packed(weight: Tensor, pack: Callable[[], Tensor]) -> Tensor:
     """The weight in oneDNN's own layout, cached until it changes; otherwise each call would convert it."""
     if weight.is_inference():  # inference tensors do not track changes
         return weight
-    state = (weight._version, weight.data_ptr())
+    now = state(weight)
     kept = _PACKED.get(weight)
-    if kept is None or kept[0] != state:
-        kept = _PACKED[weight] = (state, pack())
+    if kept is None or kept[0] != now:
+        kept = _PACKED[weight] = (now, pack())
     return kept[1]
 
 

@@ -1,0 +1,136 @@
+"""A network in few calls sees every change of its weights and modules, and goes with the network."""
+
+import copy
+import gc
+import io
+import weakref
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import localvit
+from localvit import LocalityConfig, LocalityFeedForward
+from localvit.locality.kernels import onednn
+from localvit.locality.kernels.few_calls import few_calls
+from localvit.locality.kernels.fuse import FusedFeedForward
+
+pytestmark = pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available(), reason="this build of PyTorch is without oneDNN"
+)
+
+GRID = (3, 5)
+LAYERS = ["expand", "depthwise", "project", "channel_attention.fc1", "channel_attention.fc2"]
+PARTS = [*LAYERS, "channel_attention"]
+
+
+def fused_network(config: LocalityConfig | None = None) -> FusedFeedForward:
+    torch.manual_seed(0)
+    network = LocalityFeedForward(8, config or LocalityConfig(channel_attention="se"))
+    for weight in network.parameters():
+        nn.init.normal_(weight)
+    fused = localvit.fuse(network)
+    assert isinstance(fused, FusedFeedForward)
+    return fused
+
+
+def both_forms(network: FusedFeedForward, x_BMD: Tensor) -> tuple[Tensor, Tensor]:
+    """The output in few calls, and by the public operators, which run where gradients are recorded."""
+    with torch.inference_mode():
+        in_few_calls_BMD = network(x_BMD, GRID)
+    return in_few_calls_BMD.clone(), network(x_BMD, GRID).detach()
+
+
+def in_place(network: nn.Module, layer: str, name: str) -> None:
+    network.get_submodule(layer).get_parameter(name).mul_(-2)
+
+
+def by_data(network: nn.Module, layer: str, name: str) -> None:
+    weight = network.get_submodule(layer).get_parameter(name)
+    weight.data = -2 * weight.data
+
+
+def by_another(network: nn.Module, layer: str, name: str) -> None:
+    owner = network.get_submodule(layer)
+    setattr(owner, name, nn.Parameter(-2 * owner.get_parameter(name), requires_grad=False))
+
+
+def by_state_dict(network: nn.Module, layer: str, name: str) -> None:
+    network.load_state_dict(
+        {f"{layer}.{name}": -2 * network.state_dict()[f"{layer}.{name}"]}, strict=False, assign=True
+    )
+
+
+@pytest.mark.parametrize("change", [in_place, by_data, by_another, by_state_dict])
+@pytest.mark.parametrize("name", ["weight", "bias"])
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_changed_weight_counts(layer: str, name: str, change: Callable[[nn.Module, str, str], None]) -> None:
+    network, x_BMD = fused_network(), torch.randn(2, 15, 8)
+    before_BMD, expected_BMD = both_forms(network, x_BMD)
+    torch.testing.assert_close(before_BMD, expected_BMD, rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        change(network, layer, name)
+    after_BMD, expected_BMD = both_forms(network, x_BMD)
+    torch.testing.assert_close(after_BMD, expected_BMD, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(before_BMD, after_BMD, rtol=1e-2)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_another_module_counts(part: str) -> None:
+    network, x_BMD = fused_network(), torch.randn(2, 15, 8)
+    before_BMD, _ = both_forms(network, x_BMD)
+    other = copy.deepcopy(network.get_submodule(part))
+    for weight in other.parameters():
+        weight.data.mul_(-2)
+    network.set_submodule(part, other)
+    after_BMD, expected_BMD = both_forms(network, x_BMD)
+    torch.testing.assert_close(after_BMD, expected_BMD, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(before_BMD, after_BMD, rtol=1e-2)
+
+
+def test_another_gate_counts() -> None:
+    network, x_BMD = fused_network(), torch.randn(2, 15, 8)
+    before_BMD, _ = both_forms(network, x_BMD)
+    network.channel_attention.gate = nn.Sigmoid()
+    after_BMD, expected_BMD = both_forms(network, x_BMD)
+    torch.testing.assert_close(after_BMD, expected_BMD, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(before_BMD, after_BMD, rtol=1e-2)
+
+
+def test_tensors_are_looked_up_once() -> None:
+    network, x_BMD = fused_network(), torch.randn(2, 15, 8)
+    first = few_calls(network, x_BMD, GRID)
+    assert first is not None
+    assert few_calls(network, x_BMD, GRID) is first
+
+
+@pytest.mark.parametrize("config", [LocalityConfig(channel_attention="eca"), LocalityConfig(depthwise=False)])
+def test_it_is_for_one_form_of_network(config: LocalityConfig) -> None:
+    assert few_calls(fused_network(config), torch.randn(2, 15, 8), GRID) is None
+
+
+def test_weights_that_do_not_track_changes_are_not_kept() -> None:
+    with torch.inference_mode():
+        network, x_BMD = fused_network(), torch.randn(2, 15, 8)
+        assert few_calls(network, x_BMD, GRID) is None
+        before_BMD = network(x_BMD, GRID)
+        network.project.weight.mul_(2)
+        network.project.bias.mul_(2)
+        torch.testing.assert_close(network(x_BMD, GRID) - x_BMD, 2 * (before_BMD - x_BMD), rtol=1e-4, atol=1e-4)
+
+
+def test_a_network_that_ran_is_copied_saved_and_freed() -> None:
+    network, x_BMD = fused_network(), torch.randn(2, 15, 8)
+    expected_BMD, _ = both_forms(network, x_BMD)
+    torch.testing.assert_close(both_forms(copy.deepcopy(network), x_BMD)[0], expected_BMD)
+    file = io.BytesIO()
+    torch.save(network, file)
+    file.seek(0)
+    torch.testing.assert_close(both_forms(torch.load(file, weights_only=False), x_BMD)[0], expected_BMD)
+
+    gone, packed = weakref.ref(network), len(onednn._PACKED)
+    del network
+    gc.collect()
+    assert gone() is None
+    assert len(onednn._PACKED) <= packed - 3
