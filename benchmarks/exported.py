@@ -47,7 +47,7 @@ FORMS: dict[str, tuple[str, Any, bool]] = {  # ending, precision, int8
     "ONNX Runtime int8": (".onnx", "fp32", True),
     "OpenVINO int8": (".xml", "fp32", True),
 }
-ROUNDS = {1: 21, 16: 9}  # by the number of images at a time
+ROUNDS = {1: 15, 16: 5}  # by the number of images at a time
 SECONDS_A_TURN = 0.15
 COMPARED, CALIBRATED = 32, 32
 

@@ -148,6 +148,30 @@ def test_int8_is_smaller_and_close(small: tuple[nn.Module, ModelDescription], tm
         export_model(model, description, tmp_path / "none.xml", calibration=[])
 
 
+def test_int8_of_weights_too_large_for_a_hasty_optimizer(tmp_path: Path) -> None:
+    """ONNX's optimizer leaves larger weights as an operation on a weight, which NNCF cannot smooth."""
+    pytest.importorskip("nncf")
+    description = description_of("vit_tiny_patch16_224", **SMALL | {"embed_dim": 48})
+    model = built(description, config=LocalityConfig(channel_attention="se", se_reduction=4))
+    export_model(model, description, tmp_path / "model.onnx", batch=1, calibration=[images(description, 2)])
+    assert load_exported(tmp_path / "model.onnx")[1] == description
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", [".onnx", ".xml"])
+@pytest.mark.parametrize("name", [model.name for model in PUBLISHED])
+def test_int8_of_every_model_of_the_paper_and_its_baseline(name: str, ending: str, tmp_path: Path) -> None:
+    pytest.importorskip("nncf")
+    description = description_of(name, 224)
+    model, shown = built(description), images(description, 4)
+    export_model(model, description, tmp_path / f"model{ending}", batch=1, calibration=[shown])
+    with torch.inference_mode():
+        expected = model(shown)
+    exported, _ = load_exported(tmp_path / f"model{ending}")
+    answer = torch.cat([exported(image_1CHW) for image_1CHW in shown.split(1)])
+    assert float((answer - expected).square().mean()) < 0.1 * float(expected.square().mean())
+
+
 def with_a_layer_that_int8_destroys(model: nn.Module) -> nn.Module:
     """Give a hidden channel that is always zero so large a weight that the others of its layer round to zero."""
     locality = model.get_submodule("blocks.0.mlp.locality")

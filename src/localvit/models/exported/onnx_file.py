@@ -11,6 +11,7 @@ from localvit.models.exported.formats import INPUT, METADATA, OUTPUT, brief, nee
 from localvit.system.files import replacing
 
 _OPSET = 20
+_LARGEST = 2**28  # elements
 
 
 def build(program: torch.export.ExportedProgram, description: str) -> Any:
@@ -27,7 +28,8 @@ def build(program: torch.export.ExportedProgram, description: str) -> Any:
         verbose=False,
     )
     assert found is not None
-    optimizer.fold_constants(found.model)
+    # Whatever is made of weights alone, however large: NNCF takes only plain tensors for weights.
+    optimizer.fold_constants(found.model, input_size_limit=_LARGEST, output_size_limit=_LARGEST)
     optimizer.remove_unused_nodes(found.model)
     graph = found.model_proto
     for node in [*graph.graph.node, *(node for function in graph.functions for node in function.node)]:
