@@ -54,6 +54,7 @@ TITLES = {
     "E": "Training",
     "F": "Memory of a training step",
     "G": "Other families",
+    "H": "Inference, fp32, eager, one image",
     "peers": "Beside other small models",
 }
 MEASURED = [row for row in TITLES if row != "A"]
@@ -90,6 +91,8 @@ def comparisons(row: str) -> list[Comparison]:
         case "F":
             settings = [replace(training, precision=precision) for precision in precisions]
             return [Comparison(row, TINY, setting, both) for setting in settings]
+        case "H":
+            return [Comparison(row, TINY, replace(inference, precision="fp32", batch_size=1))]
         case _:
             mixed = replace(training, precision="bf16-mixed")
             pairs = [(twin, inference) for twin in FAMILIES]
