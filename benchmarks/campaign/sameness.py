@@ -48,7 +48,12 @@ def content(path: Path) -> Any:
     if path.name == "result.json":
         return {name: value for name, value in json.loads(path.read_text()).items() if name != "timing"}
     if path.name == "results.json":
-        return {name: value for name, value in json.loads(path.read_text()).items() if name not in ("command", "code")}
+        values = {
+            name: value for name, value in json.loads(path.read_text()).items() if name not in ("command", "code")
+        }
+        for look in values.get("looks", []):
+            del look["time"]
+        return values
     if path.name == "metrics.csv":
         return pd.read_csv(path).drop(columns=_DURATIONS, errors="ignore").to_csv()
     return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -39,3 +39,21 @@ def test_folders_are_the_same_but_for_durations(tmp_path: Path, monkeypatch: pyt
     assert difference(tmp_path / "slower", whole) == ".result.json.7.tmp is left over"
     (tmp_path / "bit" / "metrics.csv").unlink()
     assert difference(tmp_path / "bit", whole) == "metrics.csv is missing"
+
+
+def study_folder(folder: Path, *, time: str, gain: float = 1.0) -> Path:
+    """What a study leaves, in short."""
+    folder.mkdir()
+    values = {"command": f"localvit study {folder}", "looks": [{"runs": 3, "time": time, "gain": gain}]}
+    (folder / "results.json").write_text(json.dumps(values))
+    return folder
+
+
+def test_studies_are_the_same_but_for_the_times_of_their_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(CAMPAIGN)
+    from sameness import difference
+
+    whole = study_folder(tmp_path / "whole", time="2026-11-27T01:39:19+00:00")
+    assert difference(study_folder(tmp_path / "later", time="2026-11-27T01:41:18+00:00"), whole) is None
+    other = study_folder(tmp_path / "other", time="2026-11-27T01:39:19+00:00", gain=2.0)
+    assert difference(other, whole) == "results.json differs"
