@@ -18,7 +18,7 @@ import numpy as np
 import small
 from campaign import Campaign, arguments, randomness
 from commands import Command, warm_up
-from sameness import difference, unfinished
+from sameness import below, difference, unfinished
 
 CLAIM = (
     "A command that is killed at any moment, and started again until it is done, leaves the weights, figures and files "
@@ -70,17 +70,17 @@ def while_training(folder: Path) -> str:
 
 def while_studying(folder: Path) -> str:
     """Where in a study a kill fell."""
-    done, report = len([*folder.rglob("result.json")]), [*folder.rglob("report.html")]
-    if report:
+    names = [path.name for path in below(folder)]
+    if "report.html" in names:
         return "after the report of a study"
-    if not [*folder.rglob("config.yaml")]:
+    if "config.yaml" not in names:
         return "before the runs of a study"
-    return "while a study trained" if done < 4 else "before the report of a study"
+    return "while a study trained" if names.count("result.json") < 4 else "before the report of a study"
 
 
 def by_file(pattern: str, before: str, after: str) -> Callable[[Path], str]:
     """Where a kill fell: before a file was there, or after."""
-    return lambda folder: after if any(folder.rglob(pattern)) else before
+    return lambda folder: after if any(path.match(pattern) for path in below(folder)) else before
 
 
 _EPOCHS = 4
@@ -238,7 +238,7 @@ def _inode(path: Path) -> int:
 
 def _written(folder: Path) -> set[tuple[str, int]]:
     """The files below a folder, as they are now."""
-    return {(str(path), _inode(path)) for path in folder.rglob("*")}
+    return {(str(path), _inode(path)) for path in below(folder)}
 
 
 def whole_run(scenario: Scenario, folder: Path) -> float:

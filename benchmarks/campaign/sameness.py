@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +30,19 @@ def files(folder: Path) -> set[str]:
     """The names of all files below a folder, locks excepted."""
     return {
         path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
+        for path in below(folder)
         if path.is_file() and not path.name.startswith(_LOCKS) and not path.name.endswith(_LOCKS)
     }
 
 
 def unfinished(folder: Path) -> list[Path]:
     """The files below a folder that were being written when their process died, and folders of converted shards."""
-    return sorted([*folder.rglob(".*.tmp"), *folder.rglob("*.incomplete")])
+    return sorted(path for path in below(folder) if path.match(".*.tmp") or path.match("*.incomplete"))
+
+
+def below(folder: Path) -> list[Path]:
+    """All files and folders below a folder, without those that vanish while they are listed."""
+    return [Path(place, name) for place, folders, names in os.walk(folder) for name in (*folders, *names)]
 
 
 def content(path: Path) -> Any:
