@@ -379,3 +379,12 @@ def test_damage_gives_an_image_or_the_one_error(data: st.DataObject, whole: byte
         assert image.mode == {3: "RGB", 1: "L"}[channels]
         assert min(image.size) >= 1
         assert max(image.size) <= 16 * min(image.size)
+
+
+def test_a_compressed_tiff_of_hundreds_of_megabytes_is_refused(tmp_path: Path) -> None:
+    """The whole file is read, which takes two copies of it for a moment."""
+    path = tmp_path / "long.tif"
+    path.write_bytes(encoded(Image.new("RGB", (8, 8)), "TIFF", compression="tiff_lzw").getvalue())
+    assert decode_image(path, "long.tif", channels=3).size == (8, 8)
+    os.truncate(path, 500 * 2**20)  # zeros that take no room on disk
+    assert broken(path).startswith("would take 1,000 MiB of memory to decode (TIFF, 8 x 8)")

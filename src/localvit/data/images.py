@@ -177,9 +177,9 @@ def _open(file: BinaryIO, name: str) -> ImageFile.ImageFile:
 
 def _held(image: Image.Image, kind: str, length: int) -> int:
     """Bytes that copies of a file of ``length`` bytes take while it is decoded."""
-    if kind in _READ_AT_ONCE:
-        return 2 * length
-    return length if kind == "TIFF" and image.info.get("compression") != "raw" else 0  # libtiff gets the whole file
+    # libtiff gets the whole file; reading all of a buffered file joins the buffer and the rest.
+    reads_all = kind in _READ_AT_ONCE or (kind == "TIFF" and image.info.get("compression") != "raw")
+    return 2 * length if reads_all else 0
 
 
 class _Unmapped:
