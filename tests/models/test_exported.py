@@ -158,6 +158,21 @@ def test_int8_of_weights_too_large_for_a_hasty_optimizer(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("batch", ["dynamic", 2])
+def test_int8_of_a_compiled_package(batch: Batch, small: tuple[nn.Module, ModelDescription], tmp_path: Path) -> None:
+    pytest.importorskip("torchao")
+    model, description = small
+    shown = images(description, 12)
+    export_model(model, description, tmp_path / "int8.pt2", batch=batch, calibration=[shown])
+    exported, found = load_exported(tmp_path / "int8.pt2", trusted=True)
+    assert found == description
+    with torch.inference_mode():
+        expected = model(shown)
+    error = float((exported(shown) - expected).square().mean() / expected.var())
+    assert 0 < error < 0.05  # rounded, but hardly
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", [".onnx", ".xml"])
 @pytest.mark.parametrize("name", [model.name for model in PUBLISHED])
 def test_int8_of_every_model_of_the_paper_and_its_baseline(name: str, ending: str, tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def parser() -> Parser:
         "file", type=str, help="weights of a run, such as runs/photos/best.safetensors, or hf-hub:USER/NAME"
     )
     parser.add_argument("--to", type=Format, nargs="+", required=True, help="onnx, openvino, pt2, or several of them")
-    parser.add_argument("--int8", action="store_true", help="round weights and activations to 8 bits, with NNCF")
+    parser.add_argument("--int8", action="store_true", help="round weights and activations to 8 bits")
     parser.add_argument("--max-drop", type=NonNegativeFloat, default=0.5, help="points of accuracy that int8 may cost")
     parser.add_argument("--batch", type=Batch, default="dynamic", help="images at a time, or dynamic for any number")
     parser.add_argument(

@@ -11,6 +11,7 @@ from torch import nn
 from localvit.evaluation.agreement import Agreement, agreement
 from localvit.evaluation.shown_images import ShownImages
 from localvit.models.exported import AccuracyGoal, Batch, export_model, load_exported
+from localvit.models.exported.formats import format_of
 from localvit.models.weights.model_description import ModelDescription
 from localvit.system.progress import progress_bar
 from localvit.system.terminal import ERRORS
@@ -29,7 +30,7 @@ def checked_export(
     """Write a model for another runtime, compare the two, and show progress.
 
     If int8 costs too much accuracy, and its images have labels, the file is written again with those layers in full
-    precision that cost most.
+    precision that cost most. Packages have no such choice.
 
     Args:
         model: images (B, C, H, W) to logits (B, K).
@@ -60,7 +61,8 @@ def checked_export(
     with ERRORS.status(f"Writing {path.name}"):
         write()
     found, exported = compare()
-    if calibration is not None and calibration.labels_known and found.costs_more_than(most_drop):
+    has_choice = format_of(path) != "pt2"
+    if has_choice and calibration is not None and calibration.labels_known and found.costs_more_than(most_drop):
         message = f"int8 costs {found.drop:.2f} points of accuracy; leaving the layers that cost most as they are"
         ERRORS.print(message, highlight=False, soft_wrap=True)
         with progress_bar(ERRORS, "images") as bar:

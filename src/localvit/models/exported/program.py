@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from localvit.locality.kernels.fuse import fuse
 from localvit.models.exported.formats import INPUT, Batch
+from localvit.models.exported.linear_int8 import with_linear_layers_in_int8
 from localvit.models.weights.model_description import ModelDescription
 
 
@@ -14,18 +15,24 @@ def example_of(description: ModelDescription, batch: Batch) -> Tensor:
     return torch.randn(size, generator=torch.Generator().manual_seed(0))
 
 
-def traced(model: nn.Module, description: ModelDescription, batch: Batch) -> torch.export.ExportedProgram:
+def traced(
+    model: nn.Module, description: ModelDescription, batch: Batch, *, linear_int8: bool = False
+) -> torch.export.ExportedProgram:
     """The graph of a model for inference, with the norms of locality folded into its layers.
 
     Args:
         model: images (B, C, H, W) to logits (B, K).
         description: its description.
         batch: number of images that the graph takes, or ``"dynamic"``.
+        linear_int8: round the linear layers to 8 bits.
     """
+    inference = fuse(model.cpu())
+    if linear_int8:
+        with_linear_layers_in_int8(inference)
     dynamic = {0: torch.export.Dim("batch")} if batch == "dynamic" else None
     with torch.no_grad():
         return torch.export.export(
-            _Named(fuse(model.cpu())).eval(), (example_of(description, batch),), dynamic_shapes={INPUT: dynamic}
+            _Named(inference).eval(), (example_of(description, batch),), dynamic_shapes={INPUT: dynamic}
         )
 
 

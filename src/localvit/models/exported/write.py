@@ -29,19 +29,19 @@ def export_model(
         description: its classes and preprocessing, which the file will hold.
         path: ends in ``.onnx``, ``.xml`` for OpenVINO, or ``.pt2`` for PyTorch's ahead-of-time compiler.
         batch: number of images at a time, or ``"dynamic"`` for any number.
-        calibration: batches of preprocessed images (B, C, H, W); the ranges of int8 are chosen on them. None keeps
-            full precision.
-        goal: leaves layers of int8 in full precision until so much accuracy is kept.
+        calibration: batches of preprocessed images (B, C, H, W); the ranges of int8 are chosen on them, except for
+            ``.pt2``, whose ranges follow each image. None keeps full precision.
+        goal: leaves layers of int8 in full precision until so much accuracy is kept; not for ``.pt2``.
 
     Raises:
         LocalViTError: if a package is missing, the model cannot be exported, or there is no image to calibrate with.
     """
     path = Path(path)
     kind, text = format_of(path), description.to_json()
-    if kind == "pt2" and calibration is not None:
-        raise LocalViTError("int8 is available for ONNX and OpenVINO, not for pt2")
     try:
-        program = traced(model, description, batch)
+        program = traced(model, description, batch, linear_int8=kind == "pt2" and calibration is not None)
+    except LocalViTError:
+        raise
     except Exception as error:  # whatever the tracer meets in a model
         raise LocalViTError(f"{description.name} cannot be exported: {type(error).__name__}: {error}") from error
     if kind == "pt2":
