@@ -11,6 +11,7 @@ from safetensors import safe_open
 
 # They say when, how fast and by which command something was done. They must be there, whatever is in them.
 _SAY_WHEN = ("record.json", "study.json", "report.html", "report.md", "results.tex", "log.txt")
+_RECORDS = ("command", "code", "record")  # of a study, and of an analysis
 _DURATIONS = ["seconds", "images_per_second", "waited_for_data"]
 _LOCKS = ".lock"
 
@@ -54,9 +55,7 @@ def content(path: Path) -> Any:
     if path.name == "result.json":
         return {name: value for name, value in json.loads(path.read_text()).items() if name != "timing"}
     if path.name == "results.json":
-        values = {
-            name: value for name, value in json.loads(path.read_text()).items() if name not in ("command", "code")
-        }
+        values = {name: value for name, value in json.loads(path.read_text()).items() if name not in _RECORDS}
         for look in values.get("looks", []):
             del look["time"]
         return values

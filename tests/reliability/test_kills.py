@@ -44,7 +44,11 @@ def test_folders_are_the_same_but_for_durations(tmp_path: Path, monkeypatch: pyt
 def study_folder(folder: Path, *, time: str, gain: float = 1.0) -> Path:
     """What a study leaves, in short."""
     folder.mkdir()
-    values = {"command": f"localvit study {folder}", "looks": [{"runs": 3, "time": time, "gain": gain}]}
+    values = {
+        "command": f"localvit study {folder}",
+        "record": {"time": time},
+        "looks": [{"runs": 3, "time": time, "gain": gain}],
+    }
     (folder / "results.json").write_text(json.dumps(values))
     return folder
 
