@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -74,6 +75,20 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole") / "run"
     run(CONFIG, folder)
     return folder
+
+
+@pytest.mark.parametrize("minutes", [1e-6, 60.0])
+def test_a_folder_removed_while_a_run_trains_is_not_left_with_half_a_run(
+    minutes: float, whole: Path, tmp_path: Path
+) -> None:
+    config = replace(CONFIG, training=replace(CONFIG.training, checkpoint_minutes=minutes))
+    with pytest.raises(LocalViTError, match="run was removed while the run trained"):
+        run(config, tmp_path / "run", on_epoch=lambda epoch: shutil.rmtree(tmp_path / "run", ignore_errors=True))
+    assert read_result(tmp_path / "run") is None
+    run(config, tmp_path / "run")
+    assert_equal(tmp_path / "run", whole)
+    names = {path.name for path in whole.iterdir()} - {".lock"}
+    assert names <= {path.name for path in (tmp_path / "run").iterdir()}
 
 
 def _run(folder: Path) -> None:

@@ -42,16 +42,23 @@ class SaveState(Callback):
         minutes: time between checkpoints within an epoch.
         history: the metrics of the run.
         on_epoch: called with the metrics of each epoch once they are saved.
+        before_saving: called before the first process saves; what it raises ends the run.
 
     Attributes:
         trained: whether this process has done a step, so that the state of an earlier one is restored.
     """
 
     def __init__(
-        self, path: Path, *, minutes: float, history: History, on_epoch: Callable[[Epoch], None] | None = None
+        self,
+        path: Path,
+        *,
+        minutes: float,
+        history: History,
+        on_epoch: Callable[[Epoch], None] | None = None,
+        before_saving: Callable[[], None] = lambda: None,
     ) -> None:
         self.path, self.seconds = path, 60 * minutes
-        self.history, self.on_epoch = history, on_epoch
+        self.history, self.on_epoch, self.before_saving = history, on_epoch, before_saving
         self.signal_number: int | None = None
         self.handlers: dict[int, Any] = {}
         self.last_saved = time.monotonic()
@@ -123,6 +130,8 @@ class SaveState(Callback):
     def _save_after(self, seconds: float, trainer: lightning.Trainer, stopping: bool) -> None:
         """Save if the last checkpoint is older than ``seconds``, or if the run is stopping."""
         if _any_process(trainer, stopping or time.monotonic() - self.last_saved > seconds):
+            if trainer.is_global_zero:
+                self.before_saving()
             trainer.save_checkpoint(self.path, weights_only=False)
             self.last_saved = time.monotonic()
 

@@ -179,6 +179,12 @@ def _require_same(config: RunConfig, folder: Path) -> None:
         )
 
 
+def _require_folder(folder: Path) -> None:
+    """Raise if someone has removed the folder, because what is written from now on would be half a run."""
+    if not (folder / CONFIG).exists():
+        raise LocalViTError(f"{folder} was removed while the run trained; the same command trains it anew")
+
+
 def _fit(trainer: lightning.Trainer, classifier: Classifier, data: ImageData, state: SaveState) -> None:
     """Train, from the saved state if there is one. What is raised until the first step is done concerns that state."""
     if not state.path.exists():
@@ -230,7 +236,8 @@ def _train(
     description = ModelDescription(config.model.name, config.model.arguments, parts.train.class_names, config.input)
     history, best = History(folder / METRICS), SaveBest(folder / BEST, description)
     minutes = config.training.checkpoint_minutes
-    state = SaveState(folder / STATE, minutes=minutes, history=history, on_epoch=on_epoch)
+    require_folder = functools.partial(_require_folder, folder)
+    state = SaveState(folder / STATE, minutes=minutes, history=history, on_epoch=on_epoch, before_saving=require_folder)
     trainer = build_trainer(config, folder, [history, *callbacks, best, state])
     if trainer.is_global_zero:
         write_text(folder / CONFIG, yaml.safe_dump(config.to_dict(), sort_keys=False))
@@ -260,6 +267,7 @@ def _train(
         timing=history.timing,
     )
     if trainer.is_global_zero:
+        require_folder()
         scores.save(folder / LOGITS)
         for name, weights in classifier.weights().items():
             save_model(weights, description, folder / LAST[name], verify=False)
