@@ -16,9 +16,11 @@ _DURATIONS = ["seconds", "images_per_second", "waited_for_data"]
 _LOCKS = ".lock"
 
 
-def difference(folder: Path, expected: Path) -> str | None:
-    """How ``folder`` differs from what is expected, in words; None if it does not."""
+def difference(folder: Path, expected: Path, *, needless: str | None = None) -> str | None:
+    """How ``folder`` differs from what is expected, in words, or None. It may lack files that are in ``needless``."""
     found, wanted = files(folder), files(expected)
+    if needless is not None:
+        wanted = {name for name in wanted if name in found or not name.startswith(f"{needless}/")}
     if missing := sorted(wanted - found):
         return f"{', '.join(missing[:3])} is missing"
     if left := sorted(found - wanted):

@@ -61,3 +61,17 @@ def test_studies_are_the_same_but_for_the_times_of_their_looks(tmp_path: Path, m
     assert difference(study_folder(tmp_path / "later", time="2026-11-27T01:41:18+00:00"), whole) is None
     other = study_folder(tmp_path / "other", time="2026-11-27T01:39:19+00:00", gain=2.0)
     assert difference(other, whole) == "results.json differs"
+
+
+def test_only_a_needless_folder_may_stay_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(CAMPAIGN)
+    from sameness import difference
+
+    for name in ("whole/runs/log.json", "whole/study.csv", "found/study.csv"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("1")
+    whole, found = tmp_path / "whole", tmp_path / "found"
+    assert difference(found, whole) == "runs/log.json is missing"
+    assert difference(found, whole, needless="runs") is None
+    (found / "study.csv").rename(found / "other.csv")
+    assert difference(found, whole, needless="runs") == "study.csv is missing"
