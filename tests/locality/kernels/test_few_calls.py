@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 import localvit
 from localvit import LocalityConfig, LocalityFeedForward
@@ -118,6 +119,19 @@ def test_weights_that_do_not_track_changes_are_not_kept() -> None:
         network.project.weight.mul_(2)
         network.project.bias.mul_(2)
         torch.testing.assert_close(network(x_BMD, GRID) - x_BMD, 2 * (before_BMD - x_BMD), rtol=1e-4, atol=1e-4)
+
+
+def test_a_weight_that_is_computed_at_each_use_is_not_kept() -> None:
+    class Negated(nn.Module):
+        def forward(self, weight: Tensor) -> Tensor:
+            return -weight
+
+    network, x_BMD = fused_network(), torch.randn(2, 15, 8)
+    assert few_calls(network, x_BMD, GRID) is not None
+    parametrize.register_parametrization(network.project, "weight", Negated())
+    assert few_calls(network, x_BMD, GRID) is None
+    in_few_passes_BMD, expected_BMD = both_forms(network, x_BMD)
+    torch.testing.assert_close(in_few_passes_BMD, expected_BMD, rtol=1e-4, atol=1e-4)
 
 
 def test_a_network_that_ran_is_copied_saved_and_freed() -> None:

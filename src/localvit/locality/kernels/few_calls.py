@@ -29,25 +29,35 @@ def few_calls(network: Any, image_BMD: Tensor, grid: tuple[int, int]) -> "FewCal
         grid: their grid (H, W).
     """
     known = _KNOWN.get(network)
-    if known is None or not known.is_current(network):
+    if known is None or not known.is_current():
         if not isinstance(network.depthwise, nn.Conv2d) or not isinstance(network.channel_attention, SqueezeExcite):
             return None
-        if any(weight.is_inference() for weight in network.parameters()):  # they do not track changes
+        if not all(_tracks_changes(layer) for layer in _layers(network)):
             return None
         known = _KNOWN[network] = FewCalls(network, image_BMD, grid)
     return known
+
+
+def _layers(network: Any) -> tuple[Any, ...]:
+    attention = network.channel_attention
+    return network.expand, network.depthwise, network.project, attention.fc1, attention.fc2
+
+
+def _tracks_changes(layer: Any) -> bool:
+    """Whether the layer keeps its weights as parameters, which are no inference tensors."""
+    kept = layer._parameters.get("weight"), layer._parameters.get("bias")
+    return all(weight is not None and not weight.is_inference() for weight in kept)
 
 
 class FewCalls:
     """What a fused network with squeeze-and-excitation adds to its image tokens. See :func:`few_calls`."""
 
     def __init__(self, network: Any, image_BMD: Tensor, grid: tuple[int, int]) -> None:
-        attention = network.channel_attention
-        layers = network.expand, network.depthwise, network.project, attention.fc1, attention.fc2
-        # Not the network itself, which would then never be freed.
-        self._modules = list(network.named_children())
-        self._parts = [(attention, name, getattr(attention, name)) for name in ("fc1", "fc2", "gate")]
-        self._parts += [(layer, name, getattr(layer, name)) for layer in layers for name in ("weight", "bias")]
+        attention, layers = network.channel_attention, _layers(network)
+        # Modules keep their parts in these private dictionaries, and finding a part by its name there is several
+        # times as fast as by the public way. The network itself is not kept, which would then never be freed.
+        tables = [network._modules, attention._modules, *(layer._parameters for layer in layers)]
+        self._parts = [(table, name, part) for table in tables for name, part in table.items()]
         self._states = [(layer.weight, onednn.state(layer.weight)) for layer in layers]
 
         tokens = image_BMD.shape[:-1].numel()
@@ -59,15 +69,12 @@ class FewCalls:
         self._gate: nn.Module = attention.gate
         self._activation, self._kernel_size = network.config.activation, network.depthwise.kernel_size[0]
 
-    def is_current(self, network: Any) -> bool:
+    def is_current(self) -> bool:
         """Whether the network still has the same modules and weights, and none of them has changed."""
-        for name, module in self._modules:
-            if getattr(network, name) is not module:
+        for table, name, part in self._parts:
+            if table.get(name) is not part:
                 return False
-        for owner, name, part in self._parts:
-            if getattr(owner, name) is not part:
-                return False
-        return all(onednn.state(weight) == known for weight, known in self._states)
+        return all(onednn.state(weight) == state for weight, state in self._states)
 
     def __call__(self, image_BMD: Tensor, grid: tuple[int, int]) -> Tensor:
         """Image tokens (B, M, D) to what is added to them."""
