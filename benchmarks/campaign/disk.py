@@ -236,18 +236,19 @@ def main() -> None:
         for trial in campaign.trials(options.count):
             scenario = commands[trial // len(ways) % len(commands)]
             way = [*ways][trial % len(ways)]
-            whole, at = folder / f"whole {scenario.name}", folder / f"trial-{trial}"
+            whole, place = folder / f"whole {scenario.name}", folder / f"trial-{trial}"
+            at = place / "files"  # beside what fills the disk
             train_first(folder, commands[0])
             if not whole.exists():
                 undisturbed(scenario, whole)
-            with SmallDisk(at, MEBIBYTES) if mounting else contextlib.nullcontext() as disk:
-                at.mkdir(exist_ok=True)
+            with SmallDisk(place, MEBIBYTES) if mounting else contextlib.nullcontext() as disk:
+                at.mkdir(parents=True)
                 one = Trial(scenario, at, whole, randomness(trial))
                 for what in ways[way](one, disk):  # type: ignore[arg-type]  # those without a disk need none
                     campaign.failed(f"{scenario.name}, {way}: {what}")
             campaign.saw(f"{way}: {scenario.name}")
             campaign.saw(f"outcome: {one.outcome}")
-            shutil.rmtree(at)
+            shutil.rmtree(place)
     campaign.end()
 
 
