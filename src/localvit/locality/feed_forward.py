@@ -100,6 +100,14 @@ class GridFeedForward(nn.Module):
         mix = partial(self._mix, grid=grid)
         return on_image_tokens(mix, x_BND, grid, self.num_prefix_tokens, permuted=self.config.permuted)
 
+    def addition(self, x_BND: Tensor, grid: tuple[int, int]) -> Tensor:
+        """What the network adds to all tokens (B, P + H * W, D): the branch, and zero for prefix tokens."""
+        branch_BMD, prefix = self.branch(x_BND, grid), self.num_prefix_tokens
+        if not prefix:
+            return branch_BMD
+        batch, _, dim = branch_BMD.shape
+        return torch.cat([branch_BMD.new_zeros(batch, prefix, dim), branch_BMD], dim=1)
+
     def _mix(self, image_BMD: Tensor, grid: tuple[int, int]) -> Tensor:
         """The branch of image tokens (B, H * W, D) in the order in which the convolution sees them."""
         raise NotImplementedError

@@ -174,15 +174,7 @@ class LocalityMlp(nn.Module):
 
     def forward(self, x: Tensor, *grid: Any) -> Tensor:
         """Tokens (B, N, D) or a map (B, H, W, D) to what is added to them, which is zero for prefix tokens."""
-        return _on_tokens(self._branch, x, self.token_grid)
-
-    def _branch(self, x_BND: Tensor, grid: tuple[int, int]) -> Tensor:
-        prefix = self.locality.num_prefix_tokens
-        branch_BMD = self.locality.branch(x_BND, grid)
-        if not prefix:
-            return branch_BMD
-        batch, _, dim = branch_BMD.shape
-        return torch.cat([branch_BMD.new_zeros(batch, prefix, dim), branch_BMD], dim=1)
+        return _on_tokens(self.locality.addition, x, self.token_grid)
 
 
 def _owner(block: nn.Module, layout: TokenLayout) -> nn.Module:

@@ -13,6 +13,7 @@ from torch.nn.utils import parametrize
 
 import localvit
 from localvit import LocalityConfig, LocalityFeedForward
+from localvit.locality.config import Activation
 from localvit.locality.kernels import onednn
 from localvit.locality.kernels.few_calls import few_calls
 from localvit.locality.kernels.fuse import FusedFeedForward
@@ -26,9 +27,9 @@ LAYERS = ["expand", "depthwise", "project", "channel_attention.fc1", "channel_at
 PARTS = [*LAYERS, "channel_attention"]
 
 
-def fused_network(config: LocalityConfig | None = None) -> FusedFeedForward:
+def fused_network(config: LocalityConfig | None = None, prefix: int = 0) -> FusedFeedForward:
     torch.manual_seed(0)
-    network = LocalityFeedForward(8, config or LocalityConfig(channel_attention="se"))
+    network = LocalityFeedForward(8, config or LocalityConfig(channel_attention="se"), num_prefix_tokens=prefix)
     for weight in network.parameters():
         nn.init.normal_(weight)
     fused = localvit.fuse(network)
@@ -37,10 +38,17 @@ def fused_network(config: LocalityConfig | None = None) -> FusedFeedForward:
 
 
 def both_forms(network: FusedFeedForward, x_BMD: Tensor) -> tuple[Tensor, Tensor]:
-    """The output in few calls, and by the public operators, which run where gradients are recorded."""
+    """The output in few calls, and by the public operators, which run where gradients are recorded.
+
+    The first image goes through alone as well, which another form computes.
+    """
+
+    def outputs() -> Tensor:
+        return torch.cat([network(x_BMD, GRID), x_BMD[:1] + network.addition(x_BMD[:1], GRID)])
+
     with torch.inference_mode():
-        in_few_calls_BMD = network(x_BMD, GRID)
-    return in_few_calls_BMD.clone(), network(x_BMD, GRID).detach()
+        in_few_calls_BMD = outputs()
+    return in_few_calls_BMD.clone(), outputs().detach()
 
 
 def in_place(network: nn.Module, layer: str, name: str) -> None:
@@ -119,6 +127,24 @@ def test_weights_that_do_not_track_changes_are_not_kept() -> None:
         network.project.weight.mul_(2)
         network.project.bias.mul_(2)
         torch.testing.assert_close(network(x_BMD, GRID) - x_BMD, 2 * (before_BMD - x_BMD), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("activation", ["relu6", "hswish", "gelu", "silu"])
+@pytest.mark.parametrize("prefix", [0, 2])
+def test_one_image_gets_what_the_public_operators_compute(prefix: int, activation: Activation) -> None:
+    config = LocalityConfig(channel_attention="se", activation=activation)
+    network, x_1ND = fused_network(config, prefix), torch.randn(1, prefix + 15, 8)
+    given_1ND = x_1ND.clone()
+    with torch.inference_mode():
+        added_1ND = network.addition(x_1ND, GRID)
+        strided_1ND = network.addition(x_1ND.transpose(1, 2).contiguous().transpose(1, 2), GRID)
+    expected_1MD = network(x_1ND, GRID)[:, prefix:] - x_1ND[:, prefix:]
+    torch.testing.assert_close(added_1ND[:, prefix:], expected_1MD, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(strided_1ND, added_1ND, rtol=1e-4, atol=1e-4)
+    assert not added_1ND[:, :prefix].any()
+    assert torch.equal(x_1ND, given_1ND)
+    with torch.inference_mode(), pytest.raises(ValueError, match="tokens"):
+        network.addition(x_1ND[:, 1:], GRID)
 
 
 def test_a_weight_that_is_computed_at_each_use_is_not_kept() -> None:

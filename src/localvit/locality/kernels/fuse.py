@@ -78,6 +78,27 @@ class FusedFeedForward(GridFeedForward):
         self.project = _linear(locality.project)
         self.eval().requires_grad_(False)
 
+    def addition(self, x_BND: Tensor, grid: tuple[int, int]) -> Tensor:
+        """As :meth:`GridFeedForward.addition`."""
+        if self._gets_one_image(x_BND, grid):
+            prefix, x_ND = self.num_prefix_tokens, x_BND[0]
+            if bound := few_calls(self, x_BND[:, prefix:], grid):
+                out_ND = x_ND.new_empty(x_ND.shape)
+                out_ND[:prefix].zero_()
+                bound.of_one_image(x_ND[prefix:], grid, out_ND[prefix:])
+                return out_ND.unsqueeze(0)
+        return super().addition(x_BND, grid)
+
+    def _gets_one_image(self, x_BND: Tensor, grid: tuple[int, int]) -> bool:
+        """Whether x is one image in single precision, in eager mode."""
+        return (
+            not torch.compiler.is_compiling()
+            and x_BND.shape[:2] == (1, self.num_prefix_tokens + grid[0] * grid[1])
+            and x_BND.dtype == torch.float32
+            and not self.config.permuted
+            and onednn.fits(x_BND, self.config.activation)
+        )
+
     def _mix(self, image_BMD: Tensor, grid: tuple[int, int]) -> Tensor:
         if onednn.fits(image_BMD, self.config.activation):
             images = onednn.images_at_a_time(image_BMD, self.project.in_features)
