@@ -5,8 +5,10 @@ import gc
 import io
 import weakref
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -15,7 +17,7 @@ import localvit
 from localvit import LocalityConfig, LocalityFeedForward
 from localvit.locality.config import Activation
 from localvit.locality.kernels import onednn
-from localvit.locality.kernels.few_calls import few_calls
+from localvit.locality.kernels.few_calls import _CHECKED, FewCalls, few_calls
 from localvit.locality.kernels.fuse import FusedFeedForward
 
 pytestmark = pytest.mark.skipif(
@@ -174,3 +176,68 @@ def test_a_network_that_ran_is_copied_saved_and_freed() -> None:
     gc.collect()
     assert gone() is None
     assert len(onednn._PACKED) <= packed - 3
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    arguments: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3}
+    model = localvit.fuse(timm.create_model("localvit_tiny_patch16_224", num_classes=5, **arguments).eval())
+    for name, weight in model.named_parameters():
+        if "locality" in name:
+            nn.init.normal_(weight, std=0.5)  # so that each matters
+    return model
+
+
+def logits_of_one(model: nn.Module, image_1CHW: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits in few calls, and by the public operators."""
+    with torch.inference_mode():
+        in_few_calls_1K = model(image_1CHW)
+    return in_few_calls_1K.clone(), model(image_1CHW).detach()
+
+
+@pytest.mark.parametrize("change", [in_place, by_data, by_another, by_state_dict])
+@pytest.mark.parametrize("layer", ["expand", "depthwise", "channel_attention.fc2"])
+def test_a_model_sees_what_changed_before_it_runs(
+    layer: str, change: Callable[[nn.Module, str, str], None], model: nn.Module
+) -> None:
+    image_1CHW = torch.randn(1, 3, 32, 32)
+    for _ in range(2):
+        before_1K, expected_1K = logits_of_one(model, image_1CHW)
+        torch.testing.assert_close(before_1K, expected_1K, rtol=1e-4, atol=1e-5)
+    network = model.get_submodule("blocks.1.mlp.locality")
+    with torch.no_grad():
+        change(network, layer, "weight")
+    after_1K, expected_1K = logits_of_one(model, image_1CHW)
+    torch.testing.assert_close(after_1K, expected_1K, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(before_1K, after_1K, rtol=1e-3)
+
+
+def test_a_model_checks_its_networks_before_it_runs_and_forgets_them_after(model: nn.Module) -> None:
+    image_1CHW, network = torch.randn(1, 3, 32, 32), model.get_submodule("blocks.1.mlp.locality")
+    known = []
+    model.get_submodule("blocks.1.attn").register_forward_hook(lambda *_: known.append(_CHECKED.get().get(network)))
+    logits_of_one(model, image_1CHW)
+    logits_of_one(model, image_1CHW)
+    with torch.inference_mode():
+        model(torch.randn(2, 3, 32, 32))
+    first, in_gradients, checked, *others = known
+    assert isinstance(checked, FewCalls)
+    assert (first, in_gradients, *others) == (None, None, None, None)
+    assert not _CHECKED.get()
+
+    model.get_submodule("blocks.2.attn").register_forward_hook(lambda *_: 1 / 0)
+    with torch.inference_mode(), pytest.raises(ZeroDivisionError):
+        model(image_1CHW)
+    assert not _CHECKED.get()
+
+
+def test_a_copy_of_a_model_checks_its_own_networks(model: nn.Module) -> None:
+    image_1CHW = torch.randn(1, 3, 32, 32)
+    before_1K, _ = logits_of_one(model, image_1CHW)
+    other = copy.deepcopy(model)
+    in_place(other.get_submodule("blocks.0.mlp.locality"), "project", "weight")
+    after_1K, expected_1K = logits_of_one(other, image_1CHW)
+    torch.testing.assert_close(after_1K, expected_1K, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(before_1K, after_1K, rtol=1e-3)
+    assert torch.equal(logits_of_one(model, image_1CHW)[0], before_1K)

@@ -1,15 +1,18 @@
 """A fused feed-forward network on CPUs in eager mode, with its tensors looked up once instead of at each call.
 
 With one image, finding modules, weights and their packed copies shows on the clock: large products have just displaced
-Python's objects from the cache.
+Python's objects and code from the cache. So a model that gets one image checks all its networks before it runs, while
+the code that checks is in the cache.
 
 Shape suffixes: B images, M = H * W tokens, D channels of a token, E hidden channels, R channels of the bottleneck,
 H x W the grid.
 """
 
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from contextvars import ContextVar
 from functools import lru_cache, partial
 from operator import eq, is_
+from types import MappingProxyType
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -27,6 +30,8 @@ _IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": partial(F.silu, inplace=True),
 }
 _KNOWN: MutableMapping[nn.Module, "FewCalls"] = WeakKeyDictionary()
+# The networks of the model that runs in this thread, if it has checked them.
+_CHECKED: ContextVar[Mapping[nn.Module, "FewCalls"]] = ContextVar("checked", default=MappingProxyType({}))
 
 
 def few_calls(network: Any, image_BMD: Tensor, grid: tuple[int, int]) -> "FewCalls | None":
@@ -45,6 +50,39 @@ def few_calls(network: Any, image_BMD: Tensor, grid: tuple[int, int]) -> "FewCal
             return None
         known = _KNOWN[network] = FewCalls(network, image_BMD, grid)
     return known
+
+
+def for_one_image(network: Any, image_BMD: Tensor, grid: tuple[int, int]) -> "FewCalls | None":
+    """As :func:`few_calls`, where ``image`` is one in single precision on a CPU in eager mode; otherwise None."""
+    if torch.compiler.is_compiling() or len(image_BMD) != 1 or image_BMD.dtype != torch.float32:
+        return None
+    if (known := _CHECKED.get().get(network)) is not None:
+        return known
+    return few_calls(network, image_BMD, grid) if onednn.fits(image_BMD, network.config.activation) else None
+
+
+def check_first(model: nn.Module, networks: Sequence[Any]) -> None:
+    """Let ``model`` check its fused ``networks`` before it runs on one image, instead of each when its turn comes.
+
+    A change in the middle of a run, by a hook, counts from the next run on.
+    """
+    if networks:
+        model.register_forward_pre_hook(partial(_check, networks))
+        model.register_forward_hook(_forget, always_call=True)
+
+
+def _check(networks: Sequence[Any], model: nn.Module, args: tuple[Any, ...]) -> None:
+    if torch.compiler.is_compiling() or not (args and isinstance(args[0], Tensor) and len(args[0]) == 1):
+        return
+    usable = [network for network in networks if onednn.fits(args[0], network.config.activation)]
+    _CHECKED.set(
+        {network: known for network in usable if (known := _KNOWN.get(network)) is not None and known.is_current()}
+    )
+
+
+def _forget(model: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    if not torch.compiler.is_compiling():
+        _CHECKED.set({})
 
 
 def _layers(network: Any) -> tuple[Any, ...]:

@@ -24,7 +24,7 @@ from localvit.locality.feed_forward import (
 from localvit.locality.hidden import HiddenLocality
 from localvit.locality.kernels import onednn
 from localvit.locality.kernels.attend import gates
-from localvit.locality.kernels.few_calls import few_calls
+from localvit.locality.kernels.few_calls import check_first, few_calls, for_one_image
 from localvit.locality.kernels.gpu import inference as gpu
 from localvit.locality.kernels.unread import skip_unread
 
@@ -49,6 +49,7 @@ def fuse(model: nn.Module) -> nn.Module:
         if not name:
             return replacement
         fused.set_submodule(name, replacement)
+    check_first(fused, [module for module in fused.modules() if isinstance(module, FusedFeedForward)])
     skip_unread(fused)
     return fused
 
@@ -80,24 +81,15 @@ class FusedFeedForward(GridFeedForward):
 
     def addition(self, x_BND: Tensor, grid: tuple[int, int]) -> Tensor:
         """As :meth:`GridFeedForward.addition`."""
-        if self._gets_one_image(x_BND, grid):
-            prefix, x_ND = self.num_prefix_tokens, x_BND[0]
-            if bound := few_calls(self, x_BND[:, prefix:], grid):
-                out_ND = x_ND.new_empty(x_ND.shape)
-                out_ND[:prefix].zero_()
-                bound.of_one_image(x_ND[prefix:], grid, out_ND[prefix:])
-                return out_ND.unsqueeze(0)
+        prefix, (height, width) = self.num_prefix_tokens, grid
+        if x_BND.shape[1] == prefix + height * width and not self.config.permuted:
+            image_BMD = x_BND[:, prefix:]
+            if bound := for_one_image(self, image_BMD, grid):
+                out_1ND = x_BND.new_empty(x_BND.shape)
+                out_1ND[:, :prefix].zero_()
+                bound.of_one_image(image_BMD[0], grid, out_1ND[0, prefix:])
+                return out_1ND
         return super().addition(x_BND, grid)
-
-    def _gets_one_image(self, x_BND: Tensor, grid: tuple[int, int]) -> bool:
-        """Whether x is one image in single precision, in eager mode."""
-        return (
-            not torch.compiler.is_compiling()
-            and x_BND.shape[:2] == (1, self.num_prefix_tokens + grid[0] * grid[1])
-            and x_BND.dtype == torch.float32
-            and not self.config.permuted
-            and onednn.fits(x_BND, self.config.activation)
-        )
 
     def _mix(self, image_BMD: Tensor, grid: tuple[int, int]) -> Tensor:
         if onednn.fits(image_BMD, self.config.activation):
