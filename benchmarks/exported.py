@@ -130,7 +130,7 @@ def table(results: dict[str, Any]) -> str:
         "together. *Ratio* is the speed of a LocalViT relative to its baseline in the same form: the median over the",
         "rounds in which both took a turn.",
         "",
-        f"Machine: {results['record']['machine']}, {results['record']['threads']} threads.",
+        *machines(results["records"]),
         "",
         "| model | form | MB | difference | same class | ms, batch 1 | ratio | images/s, batch 16 | ratio |",
         "|---|---|--:|--:|--:|--:|--:|--:|--:|",
@@ -147,6 +147,14 @@ def table(results: dict[str, Any]) -> str:
                 speeds = f"{1000 / rates['1']:.1f} | {shown['1']} | {rates['16']:.0f} | {shown['16']}"
                 lines.append(f"| {model} | {form} | {facts['mb']:.1f} | {_agreement(facts)} | {speeds} |")
     return "\n".join(lines) + "\n"
+
+
+def machines(records: dict[str, Any]) -> list[str]:
+    """Which models were measured where; speeds of two machines do not compare."""
+    pairs: dict[str, list[str]] = {}
+    for twin, record in records.items():
+        pairs.setdefault(f"{record['machine']}, {record['threads']} threads", []).append(twin)
+    return [f"- {machine}: {', '.join(twins)}, and their baselines" for machine, twins in pairs.items()]
 
 
 def median_ratio(rates: list[float], rivals: list[float]) -> float:
@@ -168,14 +176,15 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="measure again what the results have")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     options = parser.parse_args()
-    known = json.loads(options.output.read_text())["pairs"] if options.output.exists() else {}
+    results = json.loads(options.output.read_text()) if options.output.exists() else {"records": {}, "pairs": {}}
     for pair in track(options.pairs, describe(), console=ERRORS):
-        before = known.get(pair, {model: {} for model in PAIRS[pair]})
+        before = results["pairs"].get(pair, {model: {} for model in PAIRS[pair]})
         forms = [form for form in options.forms if options.again or form not in before[pair]]
         if forms:
-            known[pair] = {model: before[model] | facts for model, facts in measure(pair, forms).items()}
-            ordered = {name: known[name] for name in PAIRS if name in known}
-            results = {"record": provenance(), "pairs": ordered}
+            results["pairs"][pair] = {model: before[model] | facts for model, facts in measure(pair, forms).items()}
+            results["records"][pair] = provenance()
+            for part in results:
+                results[part] = {name: results[part][name] for name in PAIRS if name in results[part]}
             write_text(options.output, json.dumps(results, indent=1) + "\n")
             write_text(options.output.with_suffix(".md"), table(results))
 

@@ -34,7 +34,7 @@ NODES, RANKS = 3, 4
 _NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
 _SECONDS_BETWEEN_LOOKS = 0.05
 _PATIENCE = 1200.0
-_EPOCHS_OF_STUDY, _EPOCHS_OF_TRAINING = 12, 3
+_EPOCHS_OF_STUDY, _EPOCHS_OF_TRAINING = 12, 12
 
 
 class Study:
@@ -135,11 +135,11 @@ class Training:
             while process.poll() is None and _written(state) == before and time.monotonic() < end:
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
             time.sleep(float(random.uniform(0, 0.5)))
-            ranks = _ranks(process.pid)
-            if process.poll() is not None or not ranks:
+            if process.poll() is not None or time.monotonic() > end:
                 break
-            os.kill(int(random.choice(ranks)), signal.SIGKILL)
-            killed += 1
+            if ranks := _ranks(process.pid):
+                os.kill(int(random.choice(ranks)), signal.SIGKILL)
+                killed += 1
         try:
             status = process.wait(max(1.0, end - time.monotonic()))
         except subprocess.TimeoutExpired:
@@ -156,9 +156,12 @@ def _written(path: Path) -> int:
 
 
 def _ranks(agent: int) -> list[int]:
-    """The training processes that torchrun has started."""
-    children = Path(f"/proc/{agent}/task/{agent}/children").read_text().split()
-    return sorted(int(child) for child in children if "localvit" in Path(f"/proc/{child}/cmdline").read_text())
+    """The training processes that torchrun has started; none once it has ended."""
+    try:
+        children = Path(f"/proc/{agent}/task/{agent}/children").read_text().split()
+        return sorted(int(child) for child in children if "localvit" in Path(f"/proc/{child}/cmdline").read_text())
+    except FileNotFoundError:  # one of them has just ended
+        return []
 
 
 def main() -> None:

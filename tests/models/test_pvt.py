@@ -392,7 +392,8 @@ def test_exported_with_a_dynamic_batch_it_agrees_with_eager() -> None:
 
 
 def test_training_in_bf16_gives_every_parameter_a_finite_gradient_that_is_not_zero() -> None:
-    model, images = lively().train(), torch.randn(4, 3, 64, 96)
+    # Of fewer than 32 channels, oneDNN 3.12 computes wrong strided convolutions in bf16 where the processor has AMX.
+    model, images = lively(embed_dims=(32, 64, 80, 128)).train(), torch.randn(4, 3, 64, 96)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits = model(images)
     torch.testing.assert_close(logits.float(), model(images), rtol=0.1, atol=0.2)
