@@ -14,6 +14,7 @@ import argparse
 import json
 import statistics
 import tempfile
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -130,7 +131,7 @@ def table(results: dict[str, Any]) -> str:
         "together. *Ratio* is the speed of a LocalViT relative to its baseline in the same form: the median over the",
         "rounds in which both took a turn.",
         "",
-        *machines(results["records"]),
+        *machines(results["measured"]),
         "",
         "| model | form | MB | difference | same class | ms, batch 1 | ratio | images/s, batch 16 | ratio |",
         "|---|---|--:|--:|--:|--:|--:|--:|--:|",
@@ -149,12 +150,27 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def machines(records: dict[str, Any]) -> list[str]:
-    """Which models were measured where; speeds of two machines do not compare."""
-    pairs: dict[str, list[str]] = {}
-    for twin, record in records.items():
-        pairs.setdefault(f"{record['machine']}, {record['threads']} threads", []).append(twin)
-    return [f"- {machine}: {', '.join(twins)}, and their baselines" for machine, twins in pairs.items()]
+def note(measured: list[dict[str, Any]], pair: str, forms: list[str]) -> list[dict[str, Any]]:
+    """Add that forms of a pair were measured now, to what was measured before and still counts."""
+    others = [
+        one if one["pair"] != pair else one | {"forms": [form for form in one["forms"] if form not in forms]}
+        for one in measured
+    ]
+    return [*(one for one in others if one["forms"]), {"pair": pair, "forms": forms, "record": provenance()}]
+
+
+def machines(measured: list[dict[str, Any]]) -> list[str]:
+    """What was measured where; speeds of two machines do not compare."""
+    places: dict[str, dict[str, list[str]]] = {}
+    for one in measured:
+        place = f"{one['record']['machine']}, {one['record']['threads']} threads"
+        places.setdefault(place, {}).setdefault(one["pair"], []).extend(one["forms"])
+    times = Counter(pair for pairs in places.values() for pair in pairs)
+    lines = []
+    for place, pairs in places.items():
+        twins = [pair if times[pair] == 1 else f"{pair} ({', '.join(forms)})" for pair, forms in pairs.items()]
+        lines.append(f"- {place}: {'; '.join(twins)}, beside their baselines")
+    return lines
 
 
 def median_ratio(rates: list[float], rivals: list[float]) -> float:
@@ -176,15 +192,15 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="measure again what the results have")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     options = parser.parse_args()
-    results = json.loads(options.output.read_text()) if options.output.exists() else {"records": {}, "pairs": {}}
+    results = json.loads(options.output.read_text()) if options.output.exists() else {"measured": [], "pairs": {}}
     for pair in track(options.pairs, describe(), console=ERRORS):
         before = results["pairs"].get(pair, {model: {} for model in PAIRS[pair]})
         forms = [form for form in options.forms if options.again or form not in before[pair]]
         if forms:
-            results["pairs"][pair] = {model: before[model] | facts for model, facts in measure(pair, forms).items()}
-            results["records"][pair] = provenance()
-            for part in results:
-                results[part] = {name: results[part][name] for name in PAIRS if name in results[part]}
+            found = {model: before[model] | facts for model, facts in measure(pair, forms).items()}
+            pairs = results["pairs"] | {pair: found}
+            results["pairs"] = {name: pairs[name] for name in PAIRS if name in pairs}
+            results["measured"] = note(results["measured"], pair, [PYTORCH, *forms])
             write_text(options.output, json.dumps(results, indent=1) + "\n")
             write_text(options.output.with_suffix(".md"), table(results))
 
