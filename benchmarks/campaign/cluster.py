@@ -34,7 +34,7 @@ NODES, RANKS = 3, 4
 _NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
 _SECONDS_BETWEEN_LOOKS = 0.05
 _PATIENCE = 1200.0
-_EPOCHS_OF_STUDY, _EPOCHS_OF_TRAINING = 12, 12
+_EPOCHS_OF_STUDY, _EPOCHS_OF_TRAINING = 100, 12
 
 
 class Study:
