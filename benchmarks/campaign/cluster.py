@@ -1,6 +1,6 @@
 """Machines of a Ray cluster and processes of torchrun that die while they train.
 
-python benchmarks/campaign/cluster.py --count 4
+python benchmarks/campaign/cluster.py --count 6
 
 Trials take turns. In one, a study of digits trains on a Ray cluster of three nodes on this machine, and every so many
 seconds a node dies and another joins. In the other, torchrun trains in four processes, and one after another is killed.
@@ -166,9 +166,9 @@ def _ranks(agent: int) -> list[int]:
 
 def main() -> None:
     """Try until the log holds as many trials as were asked for."""
-    parser = arguments(__doc__, "cluster", 4)
+    parser = arguments(__doc__, "cluster", 6)
     parser.add_argument("--seconds", type=float, default=20.0, help="between the deaths of two nodes")
-    parser.add_argument("--kills", type=int, default=2, help="processes of torchrun to kill in each trial")
+    parser.add_argument("--kills", type=int, default=17, help="processes of torchrun to kill in each trial")
     options = parser.parse_args()
     if find_spec("ray") is None:
         raise SystemExit("Ray is an extra: pip install localvit[ray]")
