@@ -64,8 +64,8 @@ def processes(hardware: HardwareConfig) -> dict[str, Any]:
         "accelerator": hardware.accelerator,
         "devices": devices,
         "num_nodes": nodes,
-        # Otherwise PyTorch sorts gradients anew after the first step, which changes the order in which those of more than
-        # two processes add up, and a run that goes on after a fault would differ in the last bits.
+        # Otherwise PyTorch sorts gradients anew after the first step, which changes the order in which those of more
+        # than two processes add up, and a run that goes on after a fault would differ in the last bits.
         "strategy": "ddp_find_unused_parameters_true" if devices * nodes > 1 else "auto",
     }
 
