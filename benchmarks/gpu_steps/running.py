@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -13,6 +13,7 @@ from localvit.benchmark.comparison import in_words
 from localvit.benchmark.result import provenance
 from localvit.system.terminal import ERRORS
 
+T = TypeVar("T")
 Row = dict[str, Any]
 DONE, FAILED, ERROR, CUT, NOT_RUN, SKIPPED = "done", "failed", "error", "cut short", "not run", "skipped"
 _LEAST_SECONDS = 2.0  # with less left an item does not begin
@@ -62,30 +63,29 @@ class Step:
     items: tuple[Item, ...]
 
 
-class TimeLimit:
-    """Raises :class:`OutOfTime` inside the block once the seconds have passed, and again while the block goes on.
+def within(seconds: float, function: Callable[[], T]) -> T:
+    """``function()``, in which :class:`OutOfTime` is raised once the seconds have passed, and again while it goes on.
 
     In the main thread only.
     """
+    may_raise = False
 
-    def __init__(self, seconds: float) -> None:
-        self.seconds, self.over = max(seconds, 0.001), False
+    def stop(number: int, frame: FrameType | None) -> None:
+        if may_raise:
+            raise OutOfTime
 
-    def __enter__(self) -> None:
-        self.before = signal.signal(signal.SIGALRM, self._stop)
-        signal.setitimer(signal.ITIMER_REAL, self.seconds, _SECONDS_BETWEEN_ALARMS)
-
-    def __exit__(self, *error: object) -> None:
-        self.over = True
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001), _SECONDS_BETWEEN_ALARMS)
+        may_raise = True
+        return function()
+    finally:
+        # First, and by an assignment: Python handles signals in calls, and what follows must run to its end. In a
+        # context manager, an alarm could arrive where __exit__ begins, and end it before its first line.
+        may_raise = False
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, signal.SIG_IGN)  # discards an alarm that is on its way
-        signal.signal(signal.SIGALRM, self.before)
-
-    def _stop(self, number: int, frame: FrameType | None) -> None:
-        # Raising at the end of __enter__ or the start of __exit__ would leave the timer running.
-        ours = (TimeLimit.__enter__.__code__, TimeLimit.__exit__.__code__)
-        if not self.over and (frame is None or frame.f_code not in ours):
-            raise OutOfTime
+        signal.signal(signal.SIGALRM, before)
 
 
 def deadlines(steps: Sequence[Step], start: float, seconds: float) -> dict[str, float]:
@@ -135,8 +135,7 @@ def _run(item: Item, deadline: float) -> dict[str, Any]:
     if deadline - start < _LEAST_SECONDS:
         return _became(NOT_RUN, "no time was left", 0.0)
     try:
-        with TimeLimit(deadline - start):
-            rows = item.run()
+        rows = within(deadline - start, item.run)
     except OutOfTime:
         found = _became(CUT, "the time of the step was up", time.monotonic() - start)
     except Skipped as reason:
