@@ -10,7 +10,7 @@ H x W the grid.
 
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from contextvars import ContextVar
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from operator import eq, is_
 from types import MappingProxyType
 from typing import Any
@@ -21,7 +21,7 @@ from timm.layers import SqueezeExcite
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from localvit.locality.kernels import onednn
+from localvit.locality.kernels import mkl, onednn
 
 _IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
     "relu6": partial(F.relu6, inplace=True),
@@ -29,6 +29,7 @@ _IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "silu": partial(F.silu, inplace=True),
 }
+_Layer = Callable[[Tensor], Tensor]
 _KNOWN: MutableMapping[nn.Module, "FewCalls"] = WeakKeyDictionary()
 # The networks of the model that runs in this thread, if it has checked them.
 _CHECKED: ContextVar[Mapping[nn.Module, "FewCalls"]] = ContextVar("checked", default=MappingProxyType({}))
@@ -110,17 +111,11 @@ class FewCalls:
         self._weights = [layer.weight for layer in layers]
         self._states = [*map(onednn.state, self._weights)]
 
-        tokens = image_BMD.shape[:-1].numel()
-        self._expand = onednn.pack_linear(network.expand.weight, tokens)
+        self._tokens, self._tokens_of_one = image_BMD.shape[:-1].numel(), image_BMD.shape[1]
         self._depthwise = onednn.pack_depthwise(network.depthwise.weight, len(image_BMD), grid)
-        self._project = onednn.pack_linear(network.project.weight, tokens)
-        products = network.expand, network.project, attention.fc1, attention.fc2
-        self._weight_DE, self._weight_ED, self._weight_ER, self._weight_RE = (
-            layer.weight.flatten(1).t() for layer in products
-        )
+        self._weight_ER, self._weight_RE = (layer.weight.flatten(1).t() for layer in (attention.fc1, attention.fc2))
         self._biases = [layer.bias for layer in layers]
         self._gate: nn.Module = attention.gate
-        self._act_in_place = _IN_PLACE[network.config.activation]
         self._activation, self._kernel_size = network.config.activation, network.depthwise.kernel_size[0]
 
     def is_current(self) -> bool:
@@ -130,27 +125,34 @@ class FewCalls:
 
     def __call__(self, image_BMD: Tensor, grid: tuple[int, int]) -> Tensor:
         """Image tokens (B, M, D) to what is added to them."""
-        expand_E, depthwise_E, project_D, *_ = self._biases
-        hidden_BME = onednn.run_linear(image_BMD, self._expand, expand_E, self._activation)
+        alone = len(image_BMD) == 1 and image_BMD.dtype == torch.float32
+        expand, project = self._layers_for_one if alone else self._layers_for_several
         hidden_BME = onednn.run_depthwise(
-            hidden_BME, self._depthwise, depthwise_E, self._activation, self._kernel_size, grid
+            expand(image_BMD), self._depthwise, self._biases[1], self._activation, self._kernel_size, grid
         )
         # A sum is faster than a mean, several times in half precision.
-        gates_BE = self._gates(hidden_BME.sum(1), hidden_BME.shape[1])
-        return onednn.run_linear(hidden_BME.mul_(gates_BE.unsqueeze(1)), self._project, project_D, None)
+        sum_BE = _sum_where_convolved(hidden_BME) if alone else hidden_BME.sum(1)
+        return project(hidden_BME.mul_(self._gates(sum_BE, hidden_BME.shape[1]).unsqueeze(1)))
 
-    def of_one_image(self, image_MD: Tensor, grid: tuple[int, int], out_MD: Tensor) -> None:
-        """Write what is added to the tokens of one image into ``out``.
+    @cached_property
+    def _layers_for_one(self) -> tuple[_Layer, _Layer]:
+        """The layers ``expand``, with its activation, and ``project``, for few tokens: there MKL beats oneDNN."""
+        (expand_ED, _, project_DE, *_), (expand_E, _, project_D, *_) = self._weights, self._biases
+        expand, project = (
+            mkl.linear(weight, bias, self._tokens_of_one)
+            for weight, bias in ((expand_ED, expand_E), (project_DE, project_D))
+        )
+        act = _IN_PLACE[self._activation]
+        return lambda x_BMD: act(expand(x_BMD)), project
 
-        For so few tokens, PyTorch's own products in single precision are faster than oneDNN's.
-        """
-        expand_E, depthwise_E, project_D, *_ = self._biases
-        hidden_ME = self._act_in_place(torch.addmm(expand_E, image_MD, self._weight_DE))
-        hidden_ME = onednn.run_depthwise(
-            hidden_ME.unsqueeze(0), self._depthwise, depthwise_E, self._activation, self._kernel_size, grid
-        )[0]
-        hidden_ME.mul_(self._gates(_sum_where_convolved(hidden_ME), len(hidden_ME)))
-        torch.addmm(project_D, hidden_ME, self._weight_ED, out=out_MD)
+    @cached_property
+    def _layers_for_several(self) -> tuple[_Layer, _Layer]:
+        (expand_ED, _, project_DE, *_), (expand_E, _, project_D, *_) = self._weights, self._biases
+        expand, project = (onednn.pack_linear(weight, self._tokens) for weight in (expand_ED, project_DE))
+        return (
+            lambda x_BMD: onednn.run_linear(x_BMD, expand, expand_E, self._activation),
+            lambda x_BME: onednn.run_linear(x_BME, project, project_D, None),
+        )
 
     def _gates(self, sum_BE: Tensor, tokens: int) -> Tensor:
         """The factors (B, E) of the channels, given their sums over the tokens."""
@@ -160,12 +162,12 @@ class FewCalls:
         return gates_BE
 
 
-def _sum_where_convolved(hidden_ME: Tensor) -> Tensor:
+def _sum_where_convolved(hidden_1ME: Tensor) -> Tensor:
     """The sum over tokens (1, E). Each thread adds up the rows that it convolved, which its cache still has."""
-    threads, (tokens, hidden) = torch.get_num_threads(), hidden_ME.shape
+    threads, (_, tokens, hidden) = torch.get_num_threads(), hidden_1ME.shape
     if tokens % threads:
-        return hidden_ME.sum(0, keepdim=True)
-    hidden_TME = hidden_ME.view(threads, tokens // threads, hidden)
+        return hidden_1ME.sum(1)
+    hidden_TME = hidden_1ME.view(threads, tokens // threads, hidden)
     return torch.bmm(_ones(threads, tokens // threads), hidden_TME).sum(0)
 
 

@@ -79,19 +79,9 @@ class FusedFeedForward(GridFeedForward):
         self.project = _linear(locality.project)
         self.eval().requires_grad_(False)
 
-    def addition(self, x_BND: Tensor, grid: tuple[int, int]) -> Tensor:
-        """As :meth:`GridFeedForward.addition`."""
-        prefix, (height, width) = self.num_prefix_tokens, grid
-        if x_BND.shape[1] == prefix + height * width and not self.config.permuted:
-            image_BMD = x_BND[:, prefix:]
-            if bound := for_one_image(self, image_BMD, grid):
-                out_1ND = x_BND.new_empty(x_BND.shape)
-                out_1ND[:, :prefix].zero_()
-                bound.of_one_image(image_BMD[0], grid, out_1ND[0, prefix:])
-                return out_1ND
-        return super().addition(x_BND, grid)
-
     def _mix(self, image_BMD: Tensor, grid: tuple[int, int]) -> Tensor:
+        if bound := for_one_image(self, image_BMD, grid):
+            return bound(image_BMD, grid)
         if onednn.fits(image_BMD, self.config.activation):
             images = onednn.images_at_a_time(image_BMD, self.project.in_features)
             if len(image_BMD) <= images:
