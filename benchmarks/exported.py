@@ -95,28 +95,27 @@ def forms_of(name: str, folder: Path, batch: int, forms: list[str]) -> tuple[dic
     return modules, facts
 
 
-def measure(pair: str, forms: list[str]) -> dict[str, Any]:
+def measure(pair: str, forms: list[str], folder: Path) -> dict[str, Any]:
     """Both models of a pair: agreement, and images per second with each number of images."""
     found: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as name:
-        for batch, rounds in ROUNDS.items():
-            modules = {}
+    for batch, rounds in ROUNDS.items():
+        modules = {}
+        for model in PAIRS[pair]:
+            modules[model], facts = forms_of(model, folder, batch, forms)
+            for of_form in found.setdefault(model, facts).values():
+                of_form.setdefault("rates", {})
+        images_BCHW = torch.randn(batch, 3, 224, 224)
+        contestants = {}
+        for form in (PYTORCH, *forms):  # the two of a form are neighbors, so that a slow moment affects both
             for model in PAIRS[pair]:
-                modules[model], facts = forms_of(model, Path(name), batch, forms)
-                for of_form in found.setdefault(model, facts).values():
-                    of_form.setdefault("rates", {})
-            images_BCHW = torch.randn(batch, 3, 224, 224)
-            contestants = {}
-            for form in (PYTORCH, *forms):  # the two of a form are neighbors, so that a slow moment affects both
-                for model in PAIRS[pair]:
-                    step = partial(modules[model][form], images_BCHW)
-                    contestants[model, form] = Timed(step, batch, prepare=step)
-            with torch.inference_mode():
-                turns = take_turns(contestants, rounds, seconds_a_turn=SECONDS_A_TURN)
-            for (model, form), rates in turns.items():
-                if isinstance(rates, Exception):
-                    raise rates
-                found[model][form]["rates"][str(batch)] = rates
+                step = partial(modules[model][form], images_BCHW)
+                contestants[model, form] = Timed(step, batch, prepare=step)
+        with torch.inference_mode():
+            turns = take_turns(contestants, rounds, seconds_a_turn=SECONDS_A_TURN)
+        for (model, form), rates in turns.items():
+            if isinstance(rates, Exception):
+                raise rates
+            found[model][form]["rates"][str(batch)] = rates
     return found
 
 
@@ -191,13 +190,24 @@ def main() -> None:
     parser.add_argument("--forms", nargs="+", choices=list(FORMS), default=list(FORMS))
     parser.add_argument("--again", action="store_true", help="measure again what the results have")
     parser.add_argument("--output", type=Path, default=OUTPUT)
+    parser.add_argument("--folder", type=Path, help="keep the exported files here, and use those that are here already")
     options = parser.parse_args()
+    if options.folder is None:
+        with tempfile.TemporaryDirectory() as folder:
+            run(options, Path(folder))
+    else:
+        options.folder.mkdir(parents=True, exist_ok=True)
+        run(options, options.folder)
+
+
+def run(options: argparse.Namespace, folder: Path) -> None:
+    """Measure pair by pair, with the exported files in ``folder``; two pairs may have the same baseline."""
     results = json.loads(options.output.read_text()) if options.output.exists() else {"measured": [], "pairs": {}}
     for pair in track(options.pairs, describe(), console=ERRORS):
         before = results["pairs"].get(pair, {model: {} for model in PAIRS[pair]})
         forms = [form for form in options.forms if options.again or form not in before[pair]]
         if forms:
-            found = {model: before[model] | facts for model, facts in measure(pair, forms).items()}
+            found = {model: before[model] | facts for model, facts in measure(pair, forms, folder).items()}
             pairs = results["pairs"] | {pair: found}
             results["pairs"] = {name: pairs[name] for name in PAIRS if name in pairs}
             results["measured"] = note(results["measured"], pair, [PYTORCH, *forms])
