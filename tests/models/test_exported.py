@@ -3,6 +3,7 @@
 import builtins
 import ctypes
 import gc
+import re
 import sys
 import zipfile
 from pathlib import Path
@@ -96,6 +97,20 @@ def test_a_compiled_package_answers_like_the_original(
     batch: Batch, small: tuple[nn.Module, ModelDescription], tmp_path: Path
 ) -> None:
     assert_same(*small, tmp_path / "model.pt2", batch)
+
+
+@pytest.mark.slow
+def test_a_package_uses_the_threads_of_where_it_runs(small: tuple[nn.Module, ModelDescription], tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        export_model(*small, tmp_path / "model.pt2", batch=1)
+    finally:
+        torch.set_num_threads(before)
+    with zipfile.ZipFile(tmp_path / "model.pt2") as package:
+        code = b"".join(package.read(name) for name in package.namelist() if name.endswith(".cpp")).decode()
+    assert re.search(r"#pragma omp parallel\b", code)
+    assert not re.search(r"num_threads\(\d", code)
 
 
 @pytest.mark.slow

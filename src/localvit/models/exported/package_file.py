@@ -24,7 +24,10 @@ def write(program: torch.export.ExportedProgram, description: str, path: Path, b
         torch._inductor.aoti_compile_and_package(
             program,
             package_path=str(temporary),
-            inductor_configs={"aot_inductor.metadata": {METADATA: description, _BATCH: str(batch)}},
+            inductor_configs={
+                "aot_inductor.metadata": {METADATA: description, _BATCH: str(batch)},
+                "cpp.dynamic_threads": True,  # as many as where it runs, not as here
+            },
         )
         temporary.replace(path)
     except Exception as error:  # a missing compiler, or a graph that it refuses
