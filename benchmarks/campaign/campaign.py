@@ -90,6 +90,21 @@ class Campaign:
         finally:
             self.write()
 
+    def failed_trials(self) -> Iterator[int]:
+        """Numbers of the trials that failed, to try again. The log keeps what they show now, and how many they were."""
+        tried, failures = self.tried, self.failures
+        if failures:
+            self.sessions.append({"first_trial": failures[0]["trial"], "again": True, **provenance()})
+        try:
+            for trial in sorted({failure["trial"] for failure in failures}):
+                self.tried, self.failures = trial, []
+                yield trial
+                failures = [*(failure for failure in failures if failure["trial"] != trial), *self.failures]
+                self.saw("tried again after a failure")
+        finally:
+            self.tried, self.failures = tried, failures
+            self.write()
+
     def saw(self, kind: str) -> None:
         """Count the current trial under a kind. A trial may have several."""
         self.kinds[kind] += 1

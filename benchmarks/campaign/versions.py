@@ -1,6 +1,7 @@
 """The tests on every supported Python, with the newest and with the lowest versions of all dependencies.
 
     python benchmarks/campaign/versions.py                    # hours: each environment is installed from nothing
+    python benchmarks/campaign/versions.py --again            # those that failed, after what failed there was mended
     python benchmarks/campaign/versions.py --tests tests/test_imports.py --packages SITE_PACKAGES --output trial.json
 
 Each trial is an environment: Python 3.11 to 3.14 with the newest versions, then 3.11 with ``.ci/lowest.txt``. A Python
@@ -156,6 +157,7 @@ def main() -> None:
     """Try the environments that the log lacks."""
     parser = arguments(__doc__, "versions", len(ENVIRONMENTS))
     parser.add_argument("--tests", nargs="+", default=["tests"], help="what to give to pytest")
+    parser.add_argument("--again", action="store_true", help="try the environments of the log again that failed")
     parser.add_argument("--packages", type=Path, help="a site-packages folder to borrow instead of installing")
     options = parser.parse_args()
     if not 1 <= options.count <= len(ENVIRONMENTS):
@@ -166,8 +168,9 @@ def main() -> None:
         parser.error("--packages is for a trial, which is no evidence; give its log another name with --output")
     claim = "The tests pass on every supported Python, with the newest and with the lowest dependencies."
     campaign = Campaign.open(options.output, claim, "environments")
-    for trial in campaign.trials(options.count):
-        campaign.rows.append(try_out(campaign, ENVIRONMENTS[trial], options.tests, options.packages))
+    for trial in campaign.failed_trials() if options.again else campaign.trials(options.count):
+        line = try_out(campaign, ENVIRONMENTS[trial], options.tests, options.packages)
+        campaign.rows[trial : trial + 1] = [line]
     campaign.end()
 
 

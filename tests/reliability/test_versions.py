@@ -5,6 +5,7 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,6 +65,34 @@ def test_an_environment_that_breaks_is_a_failure(tmp_path: Path, monkeypatch: py
     campaign = Campaign.open(tmp_path / "log.json", "The tests pass.", "environments")
     versions.try_out(campaign, versions.ENVIRONMENTS[4], ["tests"], None)
     assert campaign.failures[0]["what"].startswith("Python 3.11, lowest versions: pip install")
+
+
+def test_an_environment_that_failed_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mended: list[str] = []
+
+    def outcome(python: Path, selected: object) -> versions.Outcome:
+        failed = () if str(python) in mended else ("tests.a::wrong",)
+        return versions.Outcome(9 - len(failed), 0, failed, 1.0)
+
+    monkeypatch.setattr(versions, "interpreter", lambda python: sys.executable)
+    monkeypatch.setattr(versions, "install", lambda environment, *_: Path(str(environment)))
+    monkeypatch.setattr(versions, "tests", outcome)
+    log = tmp_path / "log.json"
+
+    def run(*options: str) -> dict[str, Any]:
+        monkeypatch.setattr(sys, "argv", ["versions.py", "--output", str(log), *options])
+        with pytest.raises(SystemExit):
+            versions.main()
+        found: dict[str, Any] = json.loads(log.read_text())
+        return found
+
+    mended += map(str, versions.ENVIRONMENTS[:3])
+    assert [failure["trial"] for failure in run()["failures"]] == [3, 4]
+    mended.append(str(versions.ENVIRONMENTS[4]))
+    found = run("--again")
+    assert [failure["trial"] for failure in found["failures"]] == [3]
+    assert [row["failed"] for row in found["rows"]] == [0, 0, 0, 1, 0]
+    assert (found["tried"], found["kinds"]["tried again after a failure"]) == (5, 2)
 
 
 def test_the_interpreter_found_is_of_the_python_asked_for() -> None:
