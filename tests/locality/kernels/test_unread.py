@@ -1,6 +1,8 @@
 """A fused copy leaves out the last network exactly where no logit depends on it, and nowhere else."""
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -97,6 +99,32 @@ def test_features_have_all_networks_even_after_a_call_that_failed() -> None:
         with pytest.raises(AssertionError):
             fused(images_BCHW[..., :100])
         torch.testing.assert_close(fused.forward_features(images_BCHW), expected_BND, rtol=0, atol=1e-5)
+
+
+def test_threads_that_share_a_model_do_not_disturb_each_other() -> None:
+    fused: Any = localvit.fuse(tiny())
+    images_BCHW = torch.randn(2, 3, 224, 224)
+    in_logits, out_of_features = threading.Event(), threading.Event()
+
+    def wait_in_logits(*_: Any) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            in_logits.set()
+            out_of_features.wait(60)
+
+    def compute_logits() -> Tensor:
+        with torch.inference_mode():
+            logits_BK: Tensor = fused(images_BCHW)
+        return logits_BK
+
+    with torch.inference_mode(), ThreadPoolExecutor(1) as other:
+        expected_BK, expected_BND = fused(images_BCHW), fused.forward_features(images_BCHW)
+        fused.blocks[0].register_forward_hook(wait_in_logits)
+        logits = other.submit(compute_logits)
+        assert in_logits.wait(60)
+        features_BND = fused.forward_features(images_BCHW)
+        out_of_features.set()
+        torch.testing.assert_close(logits.result(60), expected_BK)
+    torch.testing.assert_close(features_BND, expected_BND)
 
 
 def test_a_model_localized_in_lower_layers_runs_all_its_networks() -> None:

@@ -5,6 +5,7 @@ last block therefore changes no logit: it only changes patch tokens, which nothi
 and the other ways to the patch tokens still compute it.
 """
 
+import threading
 from functools import partial
 from typing import Any
 
@@ -32,24 +33,33 @@ def _skip_last(model: nn.Module) -> None:
         model.register_forward_hook(partial(_end_logits, last), always_call=True)
 
 
+class _OfThread(threading.local):
+    """Whether patch tokens are read by what this thread computes; others may run the same model at the same time."""
+
+    is_read = True
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return _OfThread, ()
+
+
 class _LastMlp(nn.Module):
     """The last block's MLP, which adds nothing while its patch tokens are not read."""
 
     def __init__(self, mlp: LocalityMlp) -> None:
         super().__init__()
         self.mlp = mlp
-        self.is_read = True
+        self.of_thread = _OfThread()
 
     def forward(self, x_BND: Tensor, *grid: Any) -> Tensor:
-        if not self.is_read:
+        if not self.of_thread.is_read:
             return x_BND.new_zeros(())
         out_BND: Tensor = self.mlp(x_BND, *grid)
         return out_BND
 
 
 def _begin_logits(last: _LastMlp, model: Any, args: tuple[Any, ...]) -> None:
-    last.is_read = model.global_pool != "token"
+    last.of_thread.is_read = model.global_pool != "token"
 
 
 def _end_logits(last: _LastMlp, model: Any, args: tuple[Any, ...], output: Any) -> None:
-    last.is_read = True
+    last.of_thread.is_read = True
