@@ -15,6 +15,7 @@ import json
 import statistics
 import tempfile
 from collections import Counter
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -192,12 +193,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=OUTPUT)
     parser.add_argument("--folder", type=Path, help="keep the exported files here, and use those that are here already")
     options = parser.parse_args()
-    if options.folder is None:
-        with tempfile.TemporaryDirectory() as folder:
-            run(options, Path(folder))
-    else:
+    if options.folder is not None:
         options.folder.mkdir(parents=True, exist_ok=True)
-        run(options, options.folder)
+    with nullcontext(options.folder) if options.folder is not None else tempfile.TemporaryDirectory() as folder:
+        run(options, Path(folder))
 
 
 def run(options: argparse.Namespace, folder: Path) -> None:

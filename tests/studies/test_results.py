@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from study_files import shipped_study
 
+from localvit.studies.record import RECORD
 from localvit.studies.statistics.findings import StudySummary
 
 REPOSITORY = Path(__file__).parents[2]
 SCRIPT: dict[str, Any] = runpy.run_path(str(REPOSITORY / "docs" / "results.py"))
-FOLDERS = sorted(path.parent.name for path in (REPOSITORY / "docs" / "results").glob("*/study.json"))
+FOLDERS = sorted(path.parent.name for path in SCRIPT["RESULTS"].glob(f"*/{RECORD}"))
 
 
 @pytest.fixture(scope="module")

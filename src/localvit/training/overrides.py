@@ -34,8 +34,8 @@ def with_overrides(config: RunConfig, overrides: Overrides) -> RunConfig:
             raise ValueError(f"a run has no field {name}.{did_you_mean(name, names)}")
     values = config.to_dict()
     set_values(values, overrides)
-    changed = sorted({name.partition(".")[0] for name in overrides})
-    return dataclasses.replace(config, **_built({group: values[group] for group in changed}, tuple(changed)))
+    changed = tuple(sorted({name.partition(".")[0] for name in overrides}))
+    return dataclasses.replace(config, **_built({group: values[group] for group in changed}, changed))
 
 
 def set_values(values: dict[str, Any], overrides: Overrides) -> None:

@@ -53,13 +53,11 @@ def few_calls(network: Any, image_BMD: Tensor, grid: tuple[int, int]) -> "FewCal
     return known
 
 
-def for_one_image(network: Any, image_BMD: Tensor, grid: tuple[int, int]) -> "FewCalls | None":
-    """As :func:`few_calls`, where ``image`` is one in single precision on a CPU in eager mode; otherwise None."""
+def checked(network: Any, image_BMD: Tensor) -> "FewCalls | None":
+    """The network's branch, if the running model has checked it and ``image`` is one in single precision."""
     if torch.compiler.is_compiling() or len(image_BMD) != 1 or image_BMD.dtype != torch.float32:
         return None
-    if (known := _CHECKED.get().get(network)) is not None:
-        return known
-    return few_calls(network, image_BMD, grid) if onednn.fits(image_BMD, network.config.activation) else None
+    return _CHECKED.get().get(network)
 
 
 def check_first(model: nn.Module, networks: Sequence[Any]) -> None:

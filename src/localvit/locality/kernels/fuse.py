@@ -24,7 +24,7 @@ from localvit.locality.feed_forward import (
 from localvit.locality.hidden import HiddenLocality
 from localvit.locality.kernels import onednn
 from localvit.locality.kernels.attend import gates
-from localvit.locality.kernels.few_calls import check_first, few_calls, for_one_image
+from localvit.locality.kernels.few_calls import check_first, checked, few_calls
 from localvit.locality.kernels.gpu import inference as gpu
 from localvit.locality.kernels.unread import skip_unread
 
@@ -80,7 +80,7 @@ class FusedFeedForward(GridFeedForward):
         self.eval().requires_grad_(False)
 
     def _mix(self, image_BMD: Tensor, grid: tuple[int, int]) -> Tensor:
-        if bound := for_one_image(self, image_BMD, grid):
+        if bound := checked(self, image_BMD):
             return bound(image_BMD, grid)
         if onednn.fits(image_BMD, self.config.activation):
             images = onednn.images_at_a_time(image_BMD, self.project.in_features)

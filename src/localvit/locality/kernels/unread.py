@@ -38,7 +38,7 @@ class _OfThread(threading.local):
 
     is_read = True
 
-    def __reduce__(self) -> tuple[type, tuple[()]]:
+    def __reduce__(self) -> tuple[type, tuple[()]]:  # otherwise, models with it are neither copied nor saved
         return _OfThread, ()
 
 
