@@ -57,6 +57,7 @@ TITLES = {
     "H": "Inference, fp32, eager, one image",
     "peers": "Beside other small models",
 }
+ROUNDS_OF_ONE_IMAGE = 100  # its rounds are short, and scatter more than those of many images
 MEASURED = [row for row in TITLES if row != "A"]
 GPU = RESULTS / "gpu.json"
 _LABEL = 46  # characters per line; labels then take at most three lines
@@ -136,6 +137,8 @@ def measure_row(row: str, quick: bool, *, console: Console) -> dict[str, Any]:
     asked = [replace(one, setting=_smaller(one.setting, quick)) for one in comparisons(row)]
     if asked[0].memory:
         how = {"rounds": 0, "memory": True}
+    elif row == "H" and not quick:
+        how = {"rounds": ROUNDS_OF_ONE_IMAGE}
     jobs = [(one.contestants(), replace(one.setting, compile=one.compiles[0])) for one in asked]
     found = run_each(jobs, **how, console=console)
     verdicts = [verdict(one, result) for one, result in zip(asked, found.results, strict=True)]

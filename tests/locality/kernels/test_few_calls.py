@@ -149,6 +149,19 @@ def test_one_image_gets_what_the_public_operators_compute(prefix: int, activatio
         network.addition(x_1ND[:, 1:], GRID)
 
 
+def test_the_number_of_threads_may_change() -> None:
+    network, x_1MD = fused_network(), torch.randn(1, 15, 8)
+    expected_1MD = network(x_1MD, GRID)
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 3, 4, 5):
+            torch.set_num_threads(threads)
+            with torch.inference_mode():
+                torch.testing.assert_close(network(x_1MD, GRID), expected_1MD, rtol=1e-4, atol=1e-4)
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_weight_that_is_computed_at_each_use_is_not_kept() -> None:
     class Negated(nn.Module):
         def forward(self, weight: Tensor) -> Tensor:

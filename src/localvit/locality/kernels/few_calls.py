@@ -5,9 +5,10 @@ Python's objects and code from the cache. So a model that gets one image checks 
 the code that checks is in the cache.
 
 Shape suffixes: B images, M = H * W tokens, D channels of a token, E hidden channels, R channels of the bottleneck,
-H x W the grid.
+H x W the grid, P parts of an image.
 """
 
+import math
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from contextvars import ContextVar
 from functools import cached_property, lru_cache, partial
@@ -111,7 +112,8 @@ class FewCalls:
 
         self._tokens, self._tokens_of_one = image_BMD.shape[:-1].numel(), image_BMD.shape[1]
         self._depthwise = onednn.pack_depthwise(network.depthwise.weight, len(image_BMD), grid)
-        self._weight_ER, self._weight_RE = (layer.weight.flatten(1).t() for layer in (attention.fc1, attention.fc2))
+        self._weight_RE, self._weight_ER = (layer.weight.flatten(1) for layer in (attention.fc1, attention.fc2))
+        self._narrow_weights: dict[int, Tensor] = {}
         self._biases = [layer.bias for layer in layers]
         self._gate: nn.Module = attention.gate
         self._activation, self._kernel_size = network.config.activation, network.depthwise.kernel_size[0]
@@ -128,9 +130,8 @@ class FewCalls:
         hidden_BME = onednn.run_depthwise(
             expand(image_BMD), self._depthwise, self._biases[1], self._activation, self._kernel_size, grid
         )
-        # A sum is faster than a mean, several times in half precision.
-        sum_BE = _sum_where_convolved(hidden_BME) if alone else hidden_BME.sum(1)
-        return project(hidden_BME.mul_(self._gates(sum_BE, hidden_BME.shape[1]).unsqueeze(1)))
+        gates_BE = self._gates_of_one(hidden_BME) if alone else self._gates(hidden_BME)
+        return project(hidden_BME.mul_(gates_BE.unsqueeze(-2)))
 
     @cached_property
     def _layers_for_one(self) -> tuple[_Layer, _Layer]:
@@ -152,23 +153,32 @@ class FewCalls:
             lambda x_BME: onednn.run_linear(x_BME, project, project_D, None),
         )
 
-    def _gates(self, sum_BE: Tensor, tokens: int) -> Tensor:
-        """The factors (B, E) of the channels, given their sums over the tokens."""
+    def _gates(self, hidden_BME: Tensor) -> Tensor:
+        """The factors (B, E) of the channels."""
         *_, narrow_R, gates_E = self._biases
-        narrow_BR = torch.addmm(narrow_R, sum_BE, self._weight_ER, alpha=1 / tokens).relu_()
-        gates_BE: Tensor = self._gate(torch.addmm(gates_E, narrow_BR, self._weight_RE))
+        # A sum is faster than a mean, several times in half precision.
+        sum_BE = hidden_BME.sum(1)
+        narrow_BR = torch.addmm(narrow_R, sum_BE, self._weight_RE.t(), alpha=1 / hidden_BME.shape[1]).relu_()
+        gates_BE: Tensor = self._gate(torch.addmm(gates_E, narrow_BR, self._weight_ER.t()))
         return gates_BE
 
+    def _gates_of_one(self, hidden_1ME: Tensor) -> Tensor:
+        """The factors (E,) of one image. Each thread adds up the rows that it convolved, which its cache still has."""
+        *_, narrow_R, gates_E = self._biases
+        _, tokens, hidden = hidden_1ME.shape
+        parts = math.gcd(torch.get_num_threads(), tokens)
+        sums_P1E = torch.bmm(_ones(parts, tokens // parts), hidden_1ME.view(parts, tokens // parts, hidden))
+        narrow_R = torch.addmv(narrow_R, self._narrow_weight(parts), sums_P1E.flatten(), alpha=1 / tokens).relu_()
+        opened_E: Tensor = self._gate(torch.addmv(gates_E, self._weight_ER, narrow_R))
+        return opened_E
 
-def _sum_where_convolved(hidden_1ME: Tensor) -> Tensor:
-    """The sum over tokens (1, E). Each thread adds up the rows that it convolved, which its cache still has."""
-    threads, (_, tokens, hidden) = torch.get_num_threads(), hidden_1ME.shape
-    if tokens % threads:
-        return hidden_1ME.sum(1)
-    hidden_TME = hidden_1ME.view(threads, tokens // threads, hidden)
-    return torch.bmm(_ones(threads, tokens // threads), hidden_TME).sum(0)
+    def _narrow_weight(self, parts: int) -> Tensor:
+        """The first weight of the channel attention (R, P * E), which also adds up the sums of P parts of the image."""
+        if self._narrow_weights.get(parts) is None:
+            self._narrow_weights[parts] = self._weight_RE.repeat(1, parts)
+        return self._narrow_weights[parts]
 
 
 @lru_cache
-def _ones(threads: int, tokens: int) -> Tensor:
-    return torch.ones(threads, 1, tokens)
+def _ones(parts: int, tokens: int) -> Tensor:
+    return torch.ones(parts, 1, tokens)
