@@ -211,6 +211,7 @@ def main() -> None:
     options = parser.parse_args()
     quiet()
     keep_memory()  # as the commands do
+    record = provenance()  # before results change, which is no change of the code
     path = options.output / f"{NAME}.json"
     rows: dict[str, Any] = json.loads(path.read_text())["rows"] if path.exists() else {}
     rows["A"] = row_a(json.loads(GPU.read_text()) if GPU.exists() else None)
@@ -226,7 +227,7 @@ def main() -> None:
         "Locality on the clock",
         LEAD,
         [part for row, values in rows.items() for part in row_sections(row, values)],
-        provenance(),
+        record,
         page=path.with_suffix(".html"),
         table=path.with_suffix(".md"),
     )

@@ -27,6 +27,7 @@ def write(program: torch.export.ExportedProgram, description: str, path: Path, b
             inductor_configs={
                 "aot_inductor.metadata": {METADATA: description, _BATCH: str(batch)},
                 "cpp.dynamic_threads": True,  # as many as where it runs, not as here
+                "freezing": True,  # packs the weights now, and leaves the memory layout of the tokens as it is
             },
         )
         temporary.replace(path)
