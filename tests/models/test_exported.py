@@ -100,7 +100,9 @@ def test_a_compiled_package_answers_like_the_original(
 
 
 @pytest.mark.slow
-def test_a_package_uses_the_threads_of_where_it_runs(small: tuple[nn.Module, ModelDescription], tmp_path: Path) -> None:
+def test_a_package_has_packed_weights_and_the_threads_of_where_it_runs(
+    small: tuple[nn.Module, ModelDescription], tmp_path: Path
+) -> None:
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
@@ -111,6 +113,8 @@ def test_a_package_uses_the_threads_of_where_it_runs(small: tuple[nn.Module, Mod
         code = b"".join(package.read(name) for name in package.namelist() if name.endswith(".cpp")).decode()
     assert re.search(r"#pragma omp parallel\b", code)
     assert not re.search(r"num_threads\(\d", code)
+    assert "mkldnn__convolution_pointwise(" in code
+    assert "cpu_convolution(" not in code
 
 
 @pytest.mark.slow

@@ -21,15 +21,16 @@ def write(program: torch.export.ExportedProgram, description: str, path: Path, b
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.new.pt2")
     try:
-        torch._inductor.aoti_compile_and_package(
-            program,
-            package_path=str(temporary),
-            inductor_configs={
-                "aot_inductor.metadata": {METADATA: description, _BATCH: str(batch)},
-                "cpp.dynamic_threads": True,  # as many as where it runs, not as here
-                "freezing": True,  # packs the weights now, and leaves the memory layout of the tokens as it is
-            },
-        )
+        with torch.no_grad():  # the compiler packs weights only without gradients
+            torch._inductor.aoti_compile_and_package(
+                program,
+                package_path=str(temporary),
+                inductor_configs={
+                    "aot_inductor.metadata": {METADATA: description, _BATCH: str(batch)},
+                    "cpp.dynamic_threads": True,  # as many as where it runs, not as here
+                    "freezing": True,  # packs the weights, and leaves the memory layout of the tokens as it is
+                },
+            )
         temporary.replace(path)
     except Exception as error:  # a missing compiler, or a graph that it refuses
         raise LocalViTError(
