@@ -65,12 +65,15 @@ def read(path: Path, precision: Precision) -> tuple[Any, str | None, list[Any]]:
         graph = core.read_model(path)
         shape = [size.get_length() if size.is_static else None for size in graph.input(0).get_partial_shape()]
         described = graph.has_rt_info([METADATA])
-        threads = torch.get_num_threads()
-        hints = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "INFERENCE_NUM_THREADS": threads}
-        compiled = core.compile_model(graph, "CPU", hints)
-        return compiled, graph.get_rt_info([METADATA]).astype(str) if described else None, shape
+        return compile_graph(graph, precision), graph.get_rt_info([METADATA]).astype(str) if described else None, shape
     except Exception as error:  # OpenVINO raises RuntimeError and others for damaged files
         raise ValueError(f"{path} is damaged, or no graph of OpenVINO: {brief(error)}") from error
+
+
+def compile_graph(graph: Any, precision: Precision = "fp32") -> Any:
+    """A graph as ``openvino.CompiledModel``, with as many threads as PyTorch has."""
+    hints = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    return _core().compile_model(graph, "CPU", hints)
 
 
 def run(compiled: Any, images_BCHW: NDArray[np.float32]) -> NDArray[np.float32]:

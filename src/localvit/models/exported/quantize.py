@@ -47,7 +47,7 @@ def quantized(
     """A graph in int8.
 
     Activations are asymmetric, because h-swish is; weights have a scale per channel. NNCF's mode for transformers
-    smooths the activations of linear layers and leaves attention's softmax in full precision.
+    leaves attention's softmax in full precision. Activations of linear layers are smoothed if that is more exact.
 
     Args:
         graph: ``onnx.ModelProto`` or ``openvino.Model``.
@@ -77,7 +77,29 @@ def quantized(
 
 
 def _quantize(nncf: Any, graph: Any, batches: Sequence[Images], check: Callable[[], None]) -> Any:
-    return nncf.quantize(graph, _calibration(nncf, graph, batches, check), **_options(nncf, batches))
+    """With activations smoothed or as they are, whichever stays closer to full precision.
+
+    Smoothing is NNCF's default for transformers, but costs a lot in some graphs, such as OpenVINO's of Swin.
+    """
+    smoothings = nncf.AdvancedSmoothQuantParameters(), _no_smoothing(nncf)
+    candidates = [
+        nncf.quantize(
+            graph,
+            _calibration(nncf, graph, batches, check),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(smooth_quant_alphas=smoothing),
+            **_options(nncf, batches),
+        )
+        for smoothing in smoothings
+    ]
+    expected = _logits(graph, _each(batches, check))
+    errors = [float(np.square(_logits(one, _each(batches, check)) - expected).mean()) for one in candidates]
+    return candidates[errors.index(min(errors))]
+
+
+def _logits(graph: Any, batches: Iterable[Images]) -> NDArray[np.float32]:
+    """What a graph answers to batches, one after the other (B, K)."""
+    run = _runner(graph if _is_onnx(graph) else openvino_file.compile_graph(graph))
+    return np.concatenate([run(images_BCHW) for images_BCHW in batches])
 
 
 def _quantize_within(
@@ -96,12 +118,14 @@ def _quantize_within(
         max_drop=goal.most_drop / 100,
         drop_type=nncf.DropType.ABSOLUTE,
         # A layer that is left in full precision gets its first weights back, which smoothing has changed.
-        advanced_quantization_parameters=nncf.AdvancedQuantizationParameters(
-            smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1)
-        ),
+        advanced_quantization_parameters=nncf.AdvancedQuantizationParameters(smooth_quant_alphas=_no_smoothing(nncf)),
         advanced_accuracy_restorer_parameters=nncf.AdvancedAccuracyRestorerParameters(ranking_subset_size=_RANKED),
         **_options(nncf, batches),
     )
+
+
+def _no_smoothing(nncf: Any) -> Any:
+    return nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1)
 
 
 def _options(nncf: Any, batches: Sequence[Images]) -> dict[str, Any]:
