@@ -17,7 +17,7 @@ from localvit.commands.cli import main
 from localvit.data.config import InputConfig
 from localvit.evaluation import checked_export
 from localvit.evaluation.agreement import Agreement
-from localvit.models.exported import AccuracyGoal
+from localvit.models.exported import ErrorGoal
 from localvit.models.weights.model_file import create_model
 
 pytest.importorskip("onnx", reason="the extras onnx, openvino and quantize are not installed")
@@ -85,16 +85,17 @@ def test_int8_ranges_come_from_the_runs_own_images(run: Path, capsys: pytest.Cap
 def test_layers_stay_in_full_precision_if_int8_costs_too_much(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    goals: list[AccuracyGoal | None] = []
+    goals: list[ErrorGoal | None] = []
     export_model, agreement = checked_export.export_model, checked_export.agreement
 
-    def noted(*given: Any, goal: AccuracyGoal | None, **options: Any) -> None:
+    def noted(*given: Any, goal: ErrorGoal | None, **options: Any) -> None:
         goals.append(goal)
         export_model(*given, goal=goal, **options)
 
     def costly(*given: Any, **options: Any) -> Agreement:
         found = agreement(*given, **options)
-        return dataclasses.replace(found, accuracy=50.0, exported_accuracy=40.0 if goals[-1] is None else 49.6)
+        exported_accuracy = {None: 40.0, 0.01: 49.0, 0.003: 49.6}[None if goals[-1] is None else goals[-1].most_error]
+        return dataclasses.replace(found, accuracy=50.0, exported_accuracy=exported_accuracy)
 
     monkeypatch.setattr(checked_export, "export_model", noted)
     monkeypatch.setattr(checked_export, "agreement", costly)
@@ -103,7 +104,8 @@ def test_layers_stay_in_full_precision_if_int8_costs_too_much(
     printed = capsys.readouterr()
     assert "int8 costs 10.00 points of accuracy" in printed.err
     assert "49.60 %" in printed.out
-    assert [goal and goal.most_drop for goal in goals] == [None, 0.5]
+    assert "int8 costs 1.00 points of accuracy" in printed.err
+    assert [goal and goal.most_error for goal in goals] == [None, 0.01, 0.003]
     assert (run / "best_int8.onnx").stat().st_size > 0
     assert main([*words, "--max-drop", "0.2"]) == 1
     assert "int8 costs 0.40 points" in capsys.readouterr().err

@@ -5,13 +5,13 @@ A file of any of them holds the description of its model, so that it classifies 
 
 from localvit.models.exported.formats import ENDINGS, Batch, Format, is_exported
 from localvit.models.exported.load import ExportedModel, load_any, load_exported
-from localvit.models.exported.quantize import AccuracyGoal
+from localvit.models.exported.quantize import ErrorGoal
 from localvit.models.exported.write import export_model
 
 __all__ = [
     "ENDINGS",
-    "AccuracyGoal",
     "Batch",
+    "ErrorGoal",
     "ExportedModel",
     "Format",
     "export_model",

@@ -6,13 +6,13 @@ Shape suffixes: B images, C channels, H x W pixels, K classes.
 import contextlib
 import io
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -27,22 +27,25 @@ _RANKED = 100  # images that rank the layers by what they cost
 
 
 @dataclass(frozen=True)
-class AccuracyGoal:
-    """How much accuracy int8 may cost. The layers that cost most stay in full precision until it is reached.
+class ErrorGoal:
+    """How far int8 may move the logits. The layers that move them most stay in full precision until it is reached.
+
+    Accuracy would be no goal: a model knows the images it was trained on, and still knows them when its logits have
+    moved far enough to lose others.
 
     Attributes:
-        pairs: batches of preprocessed images (B, C, H, W) and their classes (B,).
-        most_drop: points of accuracy that may be lost on these images.
+        images: batches of preprocessed images (B, C, H, W).
+        most_error: root mean square of the differences, relative to the standard deviation of the logits.
         watch: called with the number of images whenever some were classified.
     """
 
-    pairs: Iterable[tuple[Tensor, Tensor]]
-    most_drop: float
+    images: Iterable[Tensor]
+    most_error: float
     watch: Callable[[int], object] = lambda images: None
 
 
 def quantized(
-    graph: Any, calibration: Iterable[Tensor], description: str, batch: Batch, goal: AccuracyGoal | None = None
+    graph: Any, calibration: Iterable[Tensor], description: str, batch: Batch, goal: ErrorGoal | None = None
 ) -> Any:
     """A graph in int8.
 
@@ -60,14 +63,13 @@ def quantized(
         LocalViTError: if NNCF is missing, or there is no image.
     """
     nncf = needed("nncf", "quantize")
-    images = [image_CHW.numpy() for batch_BCHW in calibration for image_CHW in batch_BCHW]
-    if not images:
-        raise LocalViTError("int8 needs images to choose its ranges on, and there are none")
     size = 1 if batch == "dynamic" else batch
-    batches = [np.stack(part) for part in _filled(images, size)]
+    batches = _filled(calibration, size)
+    if not batches:
+        raise LocalViTError("int8 needs images to choose its ranges on, and there are none")
     work = partial(_quantize, nncf, graph, batches)
     if goal is not None:
-        work = partial(_quantize_within, nncf, graph, batches, _labeled(goal.pairs, size), goal)
+        work = partial(_quantize_within, nncf, graph, batches, _filled(goal.images, size), goal)
     nncf.set_log_level(logging.WARNING)
     with contextlib.redirect_stdout(io.StringIO()):  # its progress bars
         found = in_own_thread(work)  # NNCF's models of OpenVINO would change this one
@@ -91,31 +93,33 @@ def _quantize(nncf: Any, graph: Any, batches: Sequence[Images], check: Callable[
         )
         for smoothing in smoothings
     ]
-    expected = _logits(graph, _each(batches, check))
-    errors = [float(np.square(_logits(one, _each(batches, check)) - expected).mean()) for one in candidates]
-    return candidates[errors.index(min(errors))]
+    expected = np.concatenate(_logits(graph, _each(batches, check)))
+    errors = [np.square(np.concatenate(_logits(one, _each(batches, check))) - expected).mean() for one in candidates]
+    return candidates[int(np.argmin(errors))]
 
 
-def _logits(graph: Any, batches: Iterable[Images]) -> NDArray[np.float32]:
-    """What a graph answers to batches, one after the other (B, K)."""
+def _logits(graph: Any, batches: Iterable[Images]) -> list[NDArray[np.float32]]:
+    """What a graph answers to each batch (B, K)."""
     run = _runner(graph if _is_onnx(graph) else openvino_file.compile_graph(graph))
-    return np.concatenate([run(images_BCHW) for images_BCHW in batches])
+    return [run(images_BCHW) for images_BCHW in batches]
 
 
 def _quantize_within(
     nncf: Any,
     graph: Any,
     batches: Sequence[Images],
-    labeled: Sequence[tuple[Images, NDArray[np.int64]]],
-    goal: AccuracyGoal,
+    shown: Sequence[Images],
+    goal: ErrorGoal,
     check: Callable[[], None],
 ) -> Any:
+    expected = _logits(graph, _each(shown, check))
+    deviation = float(np.concatenate(expected).std())
     return nncf.quantize_with_accuracy_control(
         graph,
         _calibration(nncf, graph, batches, check),
-        nncf.Dataset(labeled),
-        lambda model, shown: _accuracy(_runner(model), _each(shown, check), goal.watch),
-        max_drop=goal.most_drop / 100,
+        nncf.Dataset(list(zip(shown, expected, strict=True))),
+        lambda model, pairs: _closeness(_runner(model), _each(pairs, check), deviation, goal.watch),
+        max_drop=goal.most_error,
         drop_type=nncf.DropType.ABSOLUTE,
         # A layer that is left in full precision gets its first weights back, which smoothing has changed.
         advanced_quantization_parameters=nncf.AdvancedQuantizationParameters(smooth_quant_alphas=_no_smoothing(nncf)),
@@ -157,18 +161,13 @@ def _is_onnx(graph: Any) -> bool:
     return hasattr(graph, "SerializeToString")
 
 
-def _filled(images: list[Any], size: int) -> list[list[Any]]:
-    """Parts of ``size`` images each; the last is filled up with the first images."""
+def _filled(batches: Iterable[Tensor], size: int) -> list[Images]:
+    """The images in batches of ``size``; the last is filled up with the first images."""
+    images = [image_CHW.numpy() for batch_BCHW in batches for image_CHW in batch_BCHW]
     return [
-        [images[place % len(images)] for place in range(start, start + size)] for start in range(0, len(images), size)
+        np.stack([images[place % len(images)] for place in range(start, start + size)])
+        for start in range(0, len(images), size)
     ]
-
-
-def _labeled(pairs: Iterable[tuple[Tensor, Tensor]], size: int) -> list[tuple[Images, NDArray[np.int64]]]:
-    """Images (B, C, H, W) and classes (B,) in batches of ``size``."""
-    images = [pair for images_BCHW, labels_B in pairs for pair in zip(images_BCHW, labels_B, strict=True)]
-    parts = (zip(*part, strict=True) for part in _filled(images, size))
-    return [(torch.stack(shown).numpy(), torch.stack(labels).numpy()) for shown, labels in parts]
 
 
 def _runner(model: Any) -> Callable[[Images], NDArray[np.float32]]:
@@ -178,12 +177,15 @@ def _runner(model: Any) -> Callable[[Images], NDArray[np.float32]]:
     return partial(openvino_file.run, model)
 
 
-def _accuracy(
-    run: Callable[[Images], NDArray[np.float32]], shown: Iterable[Any], watch: Callable[[int], object]
+def _closeness(
+    run: Callable[[Images], NDArray[np.float32]],
+    pairs: Iterable[tuple[Images, NDArray[np.float32]]],
+    deviation: float,
+    watch: Callable[[int], object],
 ) -> tuple[float, list[float]]:
-    """The share of images that a graph classifies correctly, of all and of each batch."""
-    shares = []
-    for images_BCHW, labels_B in shown:
-        shares.append(float(np.mean(run(images_BCHW).argmax(1) == labels_B)))
-        watch(len(labels_B))
-    return float(np.mean(shares)), shares
+    """One less the error of a graph, because more is better to NNCF; and of each batch, which ranks the layers."""
+    squares = []
+    for images_BCHW, expected_BK in pairs:
+        squares.append(float(np.square(run(images_BCHW) - expected_BK).mean()))
+        watch(len(images_BCHW))
+    return 1 - math.sqrt(float(np.mean(squares))) / deviation, [-square for square in squares]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from localvit.models.exported import onnx_file, openvino_file, package_file
 from localvit.models.exported.formats import Batch, format_of
 from localvit.models.exported.program import traced
-from localvit.models.exported.quantize import AccuracyGoal, quantized
+from localvit.models.exported.quantize import ErrorGoal, quantized
 from localvit.models.weights.model_description import ModelDescription
 from localvit.system.errors import LocalViTError
 
@@ -20,7 +20,7 @@ def export_model(
     *,
     batch: Batch = "dynamic",
     calibration: Iterable[Tensor] | None = None,
-    goal: AccuracyGoal | None = None,
+    goal: ErrorGoal | None = None,
 ) -> None:
     """Write a model for another runtime. The norms of its locality are folded into its layers.
 
