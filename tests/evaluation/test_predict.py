@@ -191,6 +191,15 @@ def test_a_folder_that_cannot_be_read_is_named(
     assert rows == [Prediction(tmp_path / "private", error="the folder cannot be read: Permission denied")]
 
 
+@pytest.mark.parametrize(("classes", "shown"), [(3, 3), (7, 5)])
+def test_by_default_five_classes_are_shown_or_all_there_are(classes: int, shown: int, tmp_path: Path) -> None:
+    random_image(8, 8, 3).save(tmp_path / "a.png")
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, classes))
+    description = ModelDescription(NAME, ARGUMENTS, tuple("abcdefg"[:classes]), SHOWN)
+    (row,) = predict(model, description, [tmp_path], device="cpu")
+    assert len(row.classes) == shown
+
+
 def test_what_cannot_be_asked_for_is_refused(saved: tuple[nn.Module, ModelDescription]) -> None:
     with pytest.raises(ValueError, match="top is 8, and the model has 7 classes; it must be at most 7"):
         predict(*saved, [], top=8)

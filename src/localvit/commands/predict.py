@@ -18,7 +18,9 @@ def parser() -> Parser:
     )
     parser.add_argument("paths", type=str, nargs="+", help="images and folders of images")
     parser.add_checkpoint()
-    parser.add_argument("--top", type=PositiveInt, default=5, help="number of classes to show per image")
+    parser.add_argument(
+        "--top", type=PositiveInt | None, help="number of classes to show per image (default: 5, or all if fewer)"
+    )
     parser.add_argument("--json", action="store_true", help="print one line of JSON per image")
     parser.add_argument("--batch_size", type=PositiveInt, default=64, help="images per step")
     parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, mps, or auto for the best available")

@@ -79,7 +79,7 @@ def predict(
     description: ModelDescription,
     paths: Iterable[Path],
     *,
-    top: int = 5,
+    top: int | None = None,
     batch_size: int = 64,
     workers: int | None = None,
     device: str = "auto",
@@ -94,7 +94,7 @@ def predict(
         description: its classes, and how images are preprocessed.
         paths: files with any name, and folders. A folder stands for all images below it, recognized by their extension,
             in natural order (2 before 10); hidden files and links to folders are skipped.
-        top: number of classes per image.
+        top: number of classes per image (default: 5, or all if there are fewer).
         batch_size: images per step.
         workers: decoding threads (default: one per core).
         device: cpu, cuda, cuda:1, mps, or auto for the best available.
@@ -104,6 +104,7 @@ def predict(
         LocalViTError: during iteration, if the device runs out of memory.
     """
     num_classes = len(description.class_names)
+    top = min(5, num_classes) if top is None else top
     require("top", top, at_least=1)
     require("batch_size", batch_size, at_least=1)
     if top > num_classes:
