@@ -256,7 +256,7 @@ def test_a_layer_that_int8_would_destroy_stays_in_full_precision(ending: str, ba
 
     seen: list[int] = []
     assert accuracy() < 60
-    assert accuracy(goal=ErrorGoal([shown], 0.1, seen.append)) >= 98
+    assert accuracy(goal=ErrorGoal(0.1, seen.append)) >= 98
     assert sum(seen) > 60
     gc.collect()
     assert signal_stack_exists()

@@ -3,11 +3,10 @@
 Shape suffixes: B images, C channels, H x W pixels, K classes.
 """
 
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
 from localvit.evaluation.agreement import Agreement, agreement
 from localvit.evaluation.shown_images import ShownImages
@@ -53,7 +52,7 @@ def checked_export(
     """
 
     def write(goal: ErrorGoal | None = None) -> None:
-        ranges = None if calibration is None else _images(calibration)
+        ranges = None if calibration is None else (images_BCHW for images_BCHW, _ in calibration.pairs())
         export_model(model, description, path, batch=batch, calibration=ranges, goal=goal)
 
     def compare() -> tuple[Agreement, nn.Module]:
@@ -77,11 +76,7 @@ def checked_export(
             )
             with progress_bar(ERRORS, "images") as bar:
                 watch = partial(bar.advance, bar.add_task("Choosing layers", total=None))
-                write(ErrorGoal(_images(calibration), most_error, watch))
+                write(ErrorGoal(most_error, watch))
             found, exported = compare()
     found.require(int8=calibration is not None, most_drop=most_drop)
     return found, exported
-
-
-def _images(shown: ShownImages) -> Iterator[Tensor]:
-    return (images_BCHW for images_BCHW, _ in shown.pairs())

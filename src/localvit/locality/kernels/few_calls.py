@@ -174,7 +174,7 @@ class FewCalls:
 
     def _narrow_weight(self, parts: int) -> Tensor:
         """The first weight of the channel attention (R, P * E), which also adds up the sums of P parts of the image."""
-        if self._narrow_weights.get(parts) is None:
+        if parts not in self._narrow_weights:
             self._narrow_weights[parts] = self._weight_RE.repeat(1, parts)
         return self._narrow_weights[parts]
 

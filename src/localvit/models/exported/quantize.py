@@ -34,12 +34,10 @@ class ErrorGoal:
     moved far enough to lose others.
 
     Attributes:
-        images: batches of preprocessed images (B, C, H, W).
         most_error: root mean square of the differences, relative to the standard deviation of the logits.
         watch: called with the number of images whenever some were classified.
     """
 
-    images: Iterable[Tensor]
     most_error: float
     watch: Callable[[int], object] = lambda images: None
 
@@ -57,7 +55,7 @@ def quantized(
         calibration: batches of preprocessed images (B, C, H, W).
         description: of the model, kept in the new graph.
         batch: number of images that the graph takes.
-        goal: leaves further layers in full precision. That classifies its images once for each layer tried.
+        goal: leaves further layers in full precision. That classifies the images once for each layer tried.
 
     Raises:
         LocalViTError: if NNCF is missing, or there is no image.
@@ -69,7 +67,7 @@ def quantized(
         raise LocalViTError("int8 needs images to choose its ranges on, and there are none")
     work = partial(_quantize, nncf, graph, batches)
     if goal is not None:
-        work = partial(_quantize_within, nncf, graph, batches, _filled(goal.images, size), goal)
+        work = partial(_quantize_within, nncf, graph, batches, goal)
     nncf.set_log_level(logging.WARNING)
     with contextlib.redirect_stdout(io.StringIO()):  # its progress bars
         found = in_own_thread(work)  # NNCF's models of OpenVINO would change this one
@@ -108,16 +106,15 @@ def _quantize_within(
     nncf: Any,
     graph: Any,
     batches: Sequence[Images],
-    shown: Sequence[Images],
     goal: ErrorGoal,
     check: Callable[[], None],
 ) -> Any:
-    expected = _logits(graph, _each(shown, check))
+    expected = _logits(graph, _each(batches, check))
     deviation = float(np.concatenate(expected).std())
     return nncf.quantize_with_accuracy_control(
         graph,
         _calibration(nncf, graph, batches, check),
-        nncf.Dataset(list(zip(shown, expected, strict=True))),
+        nncf.Dataset(list(zip(batches, expected, strict=True))),
         lambda model, pairs: _closeness(_runner(model), _each(pairs, check), deviation, goal.watch),
         max_drop=goal.most_error,
         drop_type=nncf.DropType.ABSOLUTE,
